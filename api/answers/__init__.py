@@ -1,0 +1,1 @@
+"""Results of models as OpenAI's response objects, whole and in pieces."""

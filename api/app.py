@@ -1,0 +1,73 @@
+"""The Serve application `api`: ingress replicas and the model controller. `serve run configs/app.yaml` calls `build`."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from api import ray_env
+from api.dispatch import Dispatch
+from api.http import create_app
+from api.request_log import configure_logging
+from api.settings import PROJECT, Settings, load_settings
+from deployments.controller import ControllerSettings, ModelController
+from deployments.serve_apps import CONTROLLER, ServeApps, app_name
+from gallery.install import install_starter
+
+logger = logging.getLogger("manta.app")
+
+INGRESS = "Ingress"
+
+
+class Ingress:
+    """One of several equal, stateless HTTP front ends."""
+
+    async def __init__(self, settings: Settings, controller: DeploymentHandle) -> None:
+        configure_logging(settings.logging_level)
+        self._settings = settings
+        self._dispatch = Dispatch(controller, settings.request_timeout)
+        if missing := ray_env.missing():
+            logger.warning("slower and less safe than it could be: configs/ray.env was not in force for %s", missing)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._settings, self._dispatch)
+
+
+class Controller(ModelController):
+    """The controller as a Serve deployment."""
+
+    async def __init__(self, settings: ControllerSettings, log_level: str) -> None:
+        configure_logging(log_level)
+        api_app = serve.get_replica_context().app_name
+        super().__init__(settings, ServeApps(settings.models_path, api_app), app_name)
+        await self.start()
+
+
+def build(args: dict[str, Any]) -> Application:
+    """What `import_path: api.app:build` of configs/app.yaml names. `args` has no keys yet: settings come by environment and server.yaml."""
+    settings = load_settings()
+    configure_logging(settings.logging_level)
+    settings.log_origins()
+    install_starter(settings)
+    controller = serve.deployment(Controller, name=CONTROLLER).bind(controller_settings(settings), settings.logging_level)
+    ingress = serve.deployment(serve.ingress()(Ingress), name=INGRESS)
+    return ingress.bind(settings, controller)
+
+
+def controller_settings(settings: Settings) -> ControllerSettings:
+    """The part of the settings that decides about models' lives."""
+    aliases = PROJECT / "configs" / "aliases.yaml"
+    return ControllerSettings(
+        models_path=str(Path(settings.models_path).absolute()),
+        config_file=str(settings.models_config_file) if settings.models_config_file else None,
+        aliases_file=str(aliases) if aliases.exists() else None,
+        defaults=settings.model_defaults(),
+        preload=tuple(settings.preload),
+        max_active_models=settings.active_models_limit,
+        cooldown=settings.load_failure_cooldown,
+        max_cooldown=settings.load_failure_cooldown_max,
+    )

@@ -1,0 +1,87 @@
+"""The HTTP application, put together from lists: routers, middlewares, error handlers."""
+
+from importlib.resources import files
+
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from api import __version__
+from api.auth import KeyMiddleware
+from api.body_limit import BodyLimitMiddleware
+from api.errors import HANDLED, ErrorMiddleware, answer_error
+from api.gateway import Gateway
+from api.request_log import RequestLogMiddleware
+from api.routes import chat, completions, edits, models, system, tokenize
+from api.schemas.error import ErrorResponse
+from api.settings import Settings
+
+OPENAI_ROUTERS: tuple[APIRouter, ...] = (
+    chat.router,
+    completions.router,
+    edits.router,
+    tokenize.router,
+    models.router,  # last: `/models/{model}` takes any path that begins so
+)
+"""Served under `/v1` and, as LocalAI does, without it."""
+
+PREFIXES = ("/v1", "")
+
+
+def create_app(settings: Settings, gateway: Gateway) -> FastAPI:
+    """The application that serves the models behind `gateway`."""
+    app = FastAPI(
+        title="Manta",
+        version=__version__,
+        description="OpenAI's and LocalAI's API, on Ray Serve.",
+        docs_url=None,
+        redoc_url=None,
+        middleware=_middlewares(settings),
+        exception_handlers=dict.fromkeys(HANDLED, answer_error),
+        generate_unique_id_function=_operation_id,
+        responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
+    )
+    app.state.settings = settings
+    app.state.gateway = gateway
+    # Checks nothing (KeyMiddleware does): it puts the key into the OpenAPI document, for Swagger's "Authorize".
+    key = [Security(HTTPBearer(auto_error=False, description="One of the server's API keys, where it has any."))]
+    app.include_router(system.router)
+    app.include_router(models.reload_router, dependencies=key)
+    for prefix in PREFIXES:
+        for router in OPENAI_ROUTERS:
+            app.include_router(router, prefix=prefix, dependencies=key)
+    app.mount(system.SWAGGER_ASSETS, StaticFiles(directory=str(files("fastapi_offline") / "static")))
+    return app
+
+
+def _middlewares(settings: Settings) -> list[Middleware]:
+    """Outermost first. CORS stands outside the errors: a browser shows a page no error that lacks its headers."""
+    keys = [key.get_secret_value() for key in settings.api_keys]
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_allow_origins or ("*",),
+        allow_methods=("*",),
+        allow_headers=("*",),
+        expose_headers=("X-Request-ID", "X-Correlation-ID", "Retry-After"),
+    )
+    return [
+        Middleware(RequestLogMiddleware),
+        *([cors] if settings.cors else []),
+        Middleware(ErrorMiddleware),
+        Middleware(KeyMiddleware, keys=keys),
+        Middleware(BodyLimitMiddleware, settings=settings),
+    ]
+
+
+def _operation_id(route: APIRoute) -> str:
+    """OpenAI's name of the operation. Without `/v1` it has a suffix, for ids must be unique."""
+    first, *others = route.name.split("_")
+    return "".join((first, *map(str.capitalize, others), "Unprefixed" if route.path in _UNPREFIXED else ""))
+
+
+_UNPREFIXED = frozenset(
+    route.path for router in OPENAI_ROUTERS for route in router.routes if isinstance(route, APIRoute)
+)

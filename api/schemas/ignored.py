@@ -1,0 +1,39 @@
+"""Request fields that are accepted and change nothing: the table, and the log line that says so once."""
+
+import logging
+from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
+
+_REASONS: dict[str, str] = {
+    "nothing is kept about end users": "user safety_identifier prompt_cache_key prompt_cache_retention",
+    "answers are not stored": "store metadata",
+    "there is one tier of service": "service_tier",
+    "reasoning is not separated from the answer yet": "reasoning_effort verbosity",
+    "tool calls are not there yet": "parallel_tool_calls",
+    "the whole answer is generated": "prediction",
+    "chunks are never padded": "include_obfuscation",
+    "the model's config says it": "backend model_base_name n_keep batch rope_freq_base rope_freq_scale "
+    "use_fast_tokenizer tokenizer f16 grammar_json_functions",
+    "llama.cpp no longer has this option": "tfz",
+    "it is for images": "clip_skip step mode size negative_prompt negative_prompt_scale quality file files ref_images",
+    "it is for audio": "language translate",
+}
+
+IGNORED_FIELDS: dict[str, str] = {field: reason for reason, fields in _REASONS.items() for field in fields.split()}
+"""Field of OpenAI's or LocalAI's schema → why it changes nothing. One that gets a meaning leaves the table."""
+
+_MOST_REPORTED = 500
+"""Clients choose the names: the memory of those reported is bounded."""
+
+_reported: set[str] = set()
+
+
+def report_ignored(fields: Iterable[str]) -> None:
+    """Log each field that changes nothing, when first seen by this process."""
+    for field in fields:
+        if field in _reported or len(_reported) >= _MOST_REPORTED:
+            continue
+        _reported.add(field)
+        reason = IGNORED_FIELDS.get(field, "no such field is known")
+        log.warning("request field %.64r is accepted and changes nothing: %s", field, reason)

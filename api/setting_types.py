@@ -1,0 +1,51 @@
+"""Types of settings: how the text of a variable becomes a value."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from deployments.config_file import seconds
+from deployments.errors import ConfigInvalid
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of "host:port", ":port" (all interfaces) or "[v6]:port"."""
+    match = re.fullmatch(r"(?:\[(?P<v6>[0-9a-fA-F:.%]+)\]|(?P<host>[^:\[\]\s]*)):(?P<port>\d{1,5})", text)
+    if not match or not 0 <= int(match["port"]) <= 65535:
+        raise ValueError('expected host:port, such as "127.0.0.1:8080", ":9090" or "[::1]:8080"')
+    return match["v6"] or match["host"] or "0.0.0.0", int(match["port"])  # noqa: S104, LocalAI's meaning of ":8080"
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return seconds(value, "")
+    except ConfigInvalid as error:
+        raise ValueError(error.message.removeprefix(": ")) from error
+
+
+def _comma_list(value: object) -> object:
+    return [item for item in map(str.strip, value.split(",")) if item] if isinstance(value, str) else value
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+Whole = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Duration = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_duration), BeforeValidator(_no_bool)]
+AutoWhole = Annotated[Whole | None, AfterValidator(lambda number: number or None)]
+"""0 and null: worked out by the server."""
+Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_list)]
+Address = Annotated[str, AfterValidator(_address)]

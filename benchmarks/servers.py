@@ -1,0 +1,213 @@
+"""The servers that `benchmarks.chat` and `benchmarks.ingress` compare: how each is started, watched and stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = "127.0.0.1"
+START_LIMIT_S = 300
+STOP_LIMIT_S = 60
+
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+"""What a server gets of the caller's environment. The rest could be settings of the one or the other."""
+
+
+class ServerFailed(Exception):
+    """A server didn't start. The message holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every server is given alike."""
+
+    model: Path
+    """GGUF file."""
+    model_name: str
+    """Its id in requests."""
+    peers: Path
+    """Virtual environment of the other servers."""
+    folder: Path
+    """For logs and our server's data."""
+    threads: int = 1
+    slots: int = 32
+    context_size: int = 8192
+    """Tokens of one request."""
+    kv_cells: int = 32768
+    """Tokens of all requests together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a server is started on a port."""
+
+    argv: list[str]
+    ready_path: str
+    """Answers 200 once the server can."""
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    name: str
+    url: str
+    process: psutil.Process | None = None
+    """None: it was running already and isn't ours to watch."""
+
+    def cpu_seconds(self) -> float | None:
+        """CPU time of all its processes so far."""
+        if self.process is None:
+            return None
+        return sum(sum(_cpu_times(process)) for process in [self.process, *self.process.children(recursive=True)])
+
+
+def manta(setup: Setup, port: int) -> Launch:
+    """Our server, with the model installed as a user's gallery would."""
+    config = {
+        "name": setup.model_name,
+        "backend": "llama-cpp",
+        "context_size": setup.context_size,
+        "kv_cells": setup.kv_cells,
+        "parallel": setup.slots,
+        "parameters": {"model": setup.model.name},
+        "template": {"use_tokenizer_template": True},
+    }
+    models = setup.folder / "models"
+    models.mkdir(exist_ok=True)
+    (models / setup.model.name).symlink_to(setup.model.resolve())
+    return manta_with(config, models, setup.threads, port)
+
+
+def manta_with(config: Mapping[str, Any], models: Path, threads: int, port: int) -> Launch:
+    """Our server with one model config in the folder `models`."""
+    models.mkdir(exist_ok=True)
+    (models / f"{config['name']}.yaml").write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
+    environ = {
+        "ADDRESS": f"{HOST}:{port}",
+        "MODELS_PATH": str(models),
+        "MANTA_DATA_PATH": str(models.parent / "data"),
+        "MANTA_STARTER_MODEL": "",
+        "THREADS": str(threads),
+    }
+    return Launch([sys.executable, "-m", "api"], "/readyz", environ)
+
+
+def llama_cpp(setup: Setup, port: int) -> Launch:
+    """llama.cpp's own C++ server."""
+    script = Path(__file__).with_name("llama_cpp_server.py")
+    numbers = map(str, (port, setup.threads, setup.slots, setup.kv_cells))
+    return Launch([str(setup.peers / "bin/python"), str(script), str(setup.model), HOST, *numbers], "/health", {})
+
+
+def llama_cpp_python(setup: Setup, port: int) -> Launch:
+    """llama-cpp-python's own server. It has one sequence; its defaults that only slow it down are set aside."""
+    options = {
+        "model": setup.model,
+        "host": HOST,
+        "port": port,
+        "n_ctx": setup.context_size,
+        "n_threads": setup.threads,
+        "n_threads_batch": setup.threads,
+        "flash_attn": True,  # what the others' `auto` comes to on a CPU
+        "logits_all": False,  # else it keeps the logits of every prompt token
+        "interrupt_requests": False,  # else the next request cuts the running one off
+        "verbose": False,
+    }
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return Launch([str(setup.peers / "bin/python"), "-m", "llama_cpp.server", *flags], "/v1/models", {})
+
+
+LAUNCHES: Mapping[str, Callable[[Setup, int], Launch]] = {
+    "manta": manta,
+    "llama.cpp": llama_cpp,
+    "llama-cpp-python": llama_cpp_python,
+}
+
+
+@contextmanager
+def running(name: str, launch: Callable[[int], Launch], threads: int, log: Path) -> Iterator[Server]:
+    """Start a server on a free port, wait until it is ready, and stop it with all its processes in the end.
+
+    Raises ServerFailed.
+    """
+    port = _free_port()
+    plan = launch(port)
+    environ = {key: os.environ[key] for key in KEPT_VARIABLES if key in os.environ}
+    # Spinning OpenMP threads would slow the servers that aren't being measured into the picture.
+    environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", **plan.environ}
+    with log.open("wb") as output:
+        # A session of its own: Ctrl-C in the terminal is for the benchmark, which then stops the servers in order.
+        process = psutil.Popen(
+            plan.argv, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        server = Server(name, f"http://{HOST}:{port}", process)
+        _wait_until_ready(process, server.url + plan.ready_path, log)
+        yield server
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(process: psutil.Popen, url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerFailed(f"{process.args} ended with status {process.returncode}:\n{_end_of(log)}")
+        if _answers(url):
+            return
+        time.sleep(0.2)
+    raise ServerFailed(f"no answer from {url} within {START_LIMIT_S} s:\n{_end_of(log)}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10, trust_env=False).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def _stop(process: psutil.Popen) -> None:
+    """Ctrl-C, then the end of whatever is left of the process and its descendants."""
+    if process.poll() is not None:
+        return
+    family = [*process.children(recursive=True), process]
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_LIMIT_S)
+    except psutil.TimeoutExpired:
+        process.kill()
+    # A pid that was used again meanwhile isn't the same psutil.Process, and isn't killed.
+    for left in psutil.wait_procs(family, timeout=2)[1]:
+        left.kill()
+
+
+def _cpu_times(process: psutil.Process) -> tuple[float, float]:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0, 0.0
+    return times.user, times.system
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _end_of(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])

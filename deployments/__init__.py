@@ -1,0 +1,1 @@
+"""Serve deployments, one class per model type, and what they are built from."""

@@ -1,0 +1,259 @@
+"""What an engine offers and what crosses a handle: a small Protocol per task, and its request and result types.
+
+Standard-library dataclasses only. They are pickled between processes whose environments may hold other
+versions of every package, and engines must import without Ray and without FastAPI.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+
+class Task(StrEnum):
+    """What a model is for. One deployment class each."""
+
+    CHAT = "chat"
+    """Text generation: chat, completions, edits, tokenize."""
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    TRANSCRIPTION = "transcription"
+    SPEECH = "speech"
+    SOUND = "sound"
+    IMAGE = "image"
+    VAD = "vad"
+
+
+FinishReason = Literal["stop", "length"]
+
+Progress = Callable[[float], None]
+"""Called by a loading engine with the fraction done, 0 to 1, from any thread."""
+
+
+# ---- engine: tokens in, tokens out -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Sampling:
+    """How the next token is chosen. Names and neutral values are llama.cpp's; defaults are LocalAI's (localai.md §2.2.1)."""
+
+    temperature: float = 0.9
+    """0 is greedy."""
+    top_k: int = 40
+    """0 or less: off."""
+    top_p: float = 0.95
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    """Tokens that the three penalties look back on; -1: the whole context."""
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    mirostat: Literal[0, 1, 2] = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    seed: int | None = None
+    """None: a random one per request."""
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    """Token id → what is added to its logit."""
+    ignore_eos: bool = False
+
+
+@dataclass(slots=True)
+class Generate:
+    """One sequence to generate."""
+
+    tokens: list[int]
+    """The prompt. At least one id."""
+    sampling: Sampling
+    max_tokens: int | None = None
+    """None: until an end-of-generation token or the end of the context."""
+    grammar: str | None = None
+    """GBNF (llama.cpp's grammar format)."""
+    json_schema: dict[str, Any] | None = None
+    """The output must be a JSON document that this schema accepts."""
+    top_logprobs: int | None = None
+    """None: no logprobs. k: the token's own and the k most likely ones'."""
+    tenant: str = ""
+    """Whose request this is; the queue for slots is fair between tenants."""
+    resume: list[int] = field(default_factory=list)
+    """Ids already generated for this request (by a replica that died): replayed into sampler and constraint, not sent again."""
+
+
+@dataclass(slots=True)
+class TokenLogprob:
+    """A token and its natural-log probability under the model, before any sampler."""
+
+    id: int
+    text: bytes
+    logprob: float
+    top: list["TokenLogprob"] = field(default_factory=list)
+    """The most likely tokens at this place, best first; their own `top` is empty."""
+
+
+@dataclass(slots=True)
+class Token:
+    """One generated token."""
+
+    id: int
+    text: bytes
+    """Its bytes: may be part of a UTF-8 character, or empty for a control token."""
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(slots=True)
+class TokenGroup:
+    """What a sequence got since the last group. The group with a `finish_reason` is the last and may have no tokens."""
+
+    tokens: list[Token]
+    finish_reason: FinishReason | None = None
+    """`stop`: an end-of-generation token (not among `tokens`). `length`: max_tokens or the context's end."""
+    cached_tokens: int = 0
+    """Prompt tokens whose KV cells were reused, on the first group."""
+
+
+class TextEngine(Protocol):
+    """A loaded text-generation engine. Methods are called on the replica's event loop and must not block it."""
+
+    context_size: int
+    """Tokens one request may use, prompt and output together."""
+    chat_template: str | None
+    """The model's own Jinja template."""
+    special_tokens: dict[str, str]
+    """`bos_token` and `eos_token`, as text, for the chat template."""
+
+    def tokenize(self, text: str, *, add_bos: bool, special: bool) -> list[int]:
+        """`special`: text like `<|im_end|>` becomes its control token. Thread-safe."""
+        ...
+
+    def detokenize(self, tokens: list[int]) -> bytes: ...
+
+    def generate(self, request: Generate) -> AsyncIterator[TokenGroup]:
+        """Closing the iterator frees the slot at the next decode step.
+
+        Raises InvalidRequest (bad grammar, schema or token id) and ContextLengthExceeded before the first group,
+        EngineError at any time.
+        """
+        ...
+
+    def stats(self) -> dict[str, float]:
+        """Gauges: slots, slots_busy, queued, kv_cells, kv_cells_used, … `slots_busy` 0 and `queued` 0: idle."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine's thread and free its memory. Running requests get EngineError. Idempotent."""
+        ...
+
+
+# ---- handle: what ingress and replica say to each other --------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class TextRequest:
+    """What chat, completion and edit requests have in common. None: as the model's config says."""
+
+    tenant: str = ""
+    request_id: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """Fields of Sampling that the client set."""
+    max_tokens: int | None = None
+    n: int = 1
+    stop: list[str] = field(default_factory=list)
+    """Added to the config's `stopwords`."""
+    top_logprobs: int | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    resume: list[list[int]] = field(default_factory=list)
+    """Per choice, ids already delivered (see Generate.resume)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatRequest(TextRequest):
+    """`messages` are OpenAI's wire messages as plain dicts; `content` a string, None, or a list of parts."""
+
+    messages: list[dict[str, Any]]
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Extra variables for the chat template (`chat_template_kwargs`)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class CompletionRequest(TextRequest):
+    """Choice `i * n + j` is the j-th answer to prompt i."""
+
+    prompts: list[str | list[int]]
+    echo: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class EditRequest(TextRequest):
+    """Choice `i * n + j` is the j-th edit of input i."""
+
+    inputs: list[str]
+    instruction: str = ""
+
+
+@dataclass(slots=True)
+class Delta:
+    """A piece of one choice."""
+
+    index: int
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] | None = None
+    token_ids: list[int] = field(default_factory=list)
+    """All ids generated since this choice's last delta, also those whose text is still held back: enough to resume."""
+
+
+@dataclass(slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt tokens, those found in the KV cache."""
+
+
+@dataclass(slots=True)
+class DeltaGroup:
+    """Deltas that were ready together cross together. `usage` stands on the last group alone."""
+
+    deltas: list[Delta]
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class Choice:
+    """One whole answer: the stream of its deltas, collected."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprob] | None = None
+
+
+@dataclass(slots=True)
+class TextResult:
+    choices: list[Choice]
+    usage: Usage
+
+
+@dataclass(slots=True)
+class TokenizeRequest:
+    content: str
+    add_special: bool = False
+    """Prepend the model's BOS token, where it wants one."""
+
+
+@dataclass(slots=True)
+class ModelCard:
+    """What the ingress knows of an installed model."""
+
+    name: str
+    tasks: list[Task]
+    created: int
+    """Unix seconds: when its file was written."""
+    backend: str
+    disabled: bool = False
+    alias_of: str | None = None
+    """Requests for this name go to that model."""
+    loose: bool = False
+    """A bare weights file without a config."""

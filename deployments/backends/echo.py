@@ -1,0 +1,89 @@
+"""A backend without a model, for tests and load work: it says the prompt back, and fails or dawdles when told to.
+
+A token is a byte. What it is told comes in the config's `options`, each `key:value`:
+`load_delay`, `first_delay` and `delay` (seconds: at load, before the first token, before each token),
+`fail_load` (message), `fail_after` (tokens), `repeat` (times the prompt is said), `exit_after` (tokens; the process dies).
+"""
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from deployments.backends.base import Generate, Progress, Token, TokenGroup, TokenLogprob
+from deployments.config import ModelConfig
+from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest, ModelLoadFailed
+
+
+class Echo:
+    """Deterministic TextEngine: answer = prompt."""
+
+    chat_template: str | None = "{{ messages[-1]['content'] }}"
+    special_tokens: dict[str, str] = {}
+
+    def __init__(self, context_size: int, options: dict[str, str]) -> None:
+        self.context_size = context_size
+        self._first_delay = float(options.get("first_delay", 0))
+        self._delay = float(options.get("delay", 0))
+        self._repeat = int(options.get("repeat", 1))
+        self._fail_after = float(options.get("fail_after", math.inf))
+        self._exit_after = float(options.get("exit_after", math.inf))
+        self._busy = 0
+
+    @classmethod
+    def load(cls, config: ModelConfig, models_path: Path, progress: Progress) -> "Echo":
+        options = dict(option.split(":", 1) for option in config.options or [])
+        load_until = time.monotonic() + (delay := float(options.get("load_delay", 0)))
+        while (left := load_until - time.monotonic()) > 0:
+            progress(1 - left / delay)
+            time.sleep(min(left, 0.1))
+        if "fail_load" in options:
+            raise ModelLoadFailed(options["fail_load"])
+        return cls(config.context_size or 8192, options)
+
+    def tokenize(self, text: str, *, add_bos: bool, special: bool) -> list[int]:
+        return list(text.encode())
+
+    def detokenize(self, tokens: list[int]) -> bytes:
+        return bytes(tokens)
+
+    async def generate(self, request: Generate) -> AsyncIterator[TokenGroup]:
+        if bad := next((t for t in request.tokens if not 0 <= t < 256), None):
+            raise InvalidRequest(f"token id {bad} is out of range: this model has 256 tokens").at("prompt")
+        if len(request.tokens) >= self.context_size:
+            raise ContextLengthExceeded(
+                f"this model's maximum context length is {self.context_size} tokens, "
+                f"and the prompt has {len(request.tokens)} tokens"
+            )
+        room = self.context_size - len(request.tokens)
+        limit = room if request.max_tokens is None else min(room, request.max_tokens)
+        answer = request.tokens * self._repeat
+        self._busy += 1
+        try:
+            await asyncio.sleep(self._first_delay)
+            for place in range(len(request.resume), min(len(answer), limit)):
+                if place >= self._fail_after:
+                    raise EngineError(f"echo was told to fail after {place} tokens")
+                if place >= self._exit_after:
+                    os._exit(1)
+                await asyncio.sleep(self._delay)
+                yield TokenGroup([_token(answer[place], request.top_logprobs)])
+            yield TokenGroup([], finish_reason="length" if len(answer) > limit else "stop")
+        finally:
+            self._busy -= 1
+
+    def stats(self) -> dict[str, float]:
+        return {"slots_busy": self._busy, "queued": 0}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _token(byte: int, top_logprobs: int | None) -> Token:
+    """Certain of itself: probability 1."""
+    text = bytes([byte])
+    if top_logprobs is None:
+        return Token(byte, text)
+    return Token(byte, text, TokenLogprob(byte, text, 0.0, [TokenLogprob(byte, text, 0.0)][:top_logprobs]))

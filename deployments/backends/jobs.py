@@ -1,0 +1,50 @@
+"""A generation request on its way through an engine that batches."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from deployments.backends.base import FinishReason, Token
+from deployments.backends.token_stream import TokenStream
+
+
+class TokenSampler(Protocol):
+    """Chooses one request's tokens."""
+
+    @property
+    def finished(self) -> bool:
+        """The output is complete with the last token: no end-of-generation token has to be waited for."""
+        ...
+
+    def next(self, row: int) -> Token | None:
+        """Choose a token by the logits of a batch row. None: an end-of-generation token."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One sequence to generate."""
+
+    ids: list[int]
+    """The prompt, then what was generated."""
+    limit: int
+    """Length of `ids` at which generation ends."""
+    sampler: TokenSampler
+    stream: TokenStream
+    tenant: str = ""
+    cancelled: bool = False
+    """Set from any thread; the slot is free at the next step."""
+    order: int = -1
+    """Place in the order of first admission: who came first is preempted last."""
+    cached_tokens: int = 0
+    """Prompt tokens found in the cache at first admission."""
+
+
+class Output(NamedTuple):
+    """What a step did for a job. With a finish reason or an error it is the last."""
+
+    job: Job
+    token: Token | None = None
+    finish_reason: FinishReason | None = None
+    error: Exception | None = None

@@ -1,0 +1,249 @@
+"""Continuous batching: which tokens of which requests go into the next decode step. Knows no llama.cpp.
+
+One step is one batch: a token of every request that is generating, and chunks of the prompts that are being
+prefilled. Requests join and leave between steps. Everything here runs on the engine's thread.
+"""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from deployments.backends.fair_queue import FairQueue
+from deployments.backends.jobs import Job, Output
+from deployments.backends.slots import SequenceMemory, Slot, Slots
+from deployments.backends.token_batch import TokenBatch
+from deployments.errors import EngineError, MantaError
+
+log = logging.getLogger("manta.llama_cpp")
+
+STEP_SECONDS = 0.2
+"""Time that the prompt tokens of a step may take while somebody is generating: the gap they cause in a stream."""
+MIN_CHUNK = 32
+"""Prompt tokens of a step at least, however slow the machine: prompts must get on, too."""
+WORTH_WAITING = 32
+"""Prompt tokens that a request must save by waiting until another one has prefilled them."""
+HEADROOM = 16
+"""Free cells per running request that a new one must leave: without them it is soon thrown out again."""
+
+
+class CellsExhausted(Exception):
+    """The decoder found no cells for this batch; nothing was changed."""
+
+
+class DecodeFailed(Exception):
+    """The decoder failed, in its own words; the sequences of this batch are in an unknown state."""
+
+
+class Decoder(SequenceMemory, Protocol):
+    """A model with a cache of sequences."""
+
+    batch: TokenBatch
+
+    def decode(self) -> None:
+        """Run `batch`. Raises CellsExhausted or DecodeFailed."""
+        ...
+
+
+class Row(NamedTuple):
+    """A slot's share of a batch."""
+
+    slot: Slot
+    job: Job
+    count: int
+    logits: int | None
+    """Batch row of the logits to sample from. None: the prompt goes on in the next step."""
+
+
+class Scheduler:
+    """The queue and the steps."""
+
+    def __init__(
+        self, decoder: Decoder, slots: int, idle_cells: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._decoder = decoder
+        self._batch = decoder.batch
+        self._slots = Slots(decoder, slots, idle_cells)
+        self._queue: FairQueue[Job] = FairQueue()
+        self._orders = itertools.count()
+        self._clock = clock
+        self._seconds_per_token = STEP_SECONDS / MIN_CHUNK
+        self._crowded = False
+        """Somebody was preempted, and nobody has left since: admitting more would only preempt again."""
+
+    def submit(self, job: Job) -> None:
+        self._queue.push(job)
+
+    @property
+    def idle(self) -> bool:
+        return not self._queue and not self._slots.running()
+
+    def stats(self) -> dict[str, float]:
+        """May be called from another thread."""
+        return {
+            "slots": len(self._slots),
+            "slots_busy": len(self._slots.running()),
+            "queued": len(self._queue),
+            "kv_cells": self._slots.cells.capacity,
+            "kv_cells_used": self._slots.cells.used,
+        }
+
+    def step(self) -> list[Output]:
+        """Decode one batch. No request is lost: what can't run now runs later, what fails gets its error."""
+        self._drop_cancelled()
+        self._admit()
+        self._make_room_for_generating()
+        rows = self._fill_batch()
+        if not rows:
+            return self._make_room()
+        started = self._clock()
+        try:
+            self._decoder.decode()
+        except CellsExhausted:
+            return self._make_room()
+        except DecodeFailed as failure:
+            return [self._fail(row.slot, row.job, EngineError(str(failure))) for row in rows]
+        self._measure(self._clock() - started)
+        for slot, _, count, _ in rows:
+            slot.filled += count
+            self._slots.cells.extend(slot.index, count)
+        return [self._sample(row.slot, row.job, row.logits) for row in rows if row.logits is not None]
+
+    def fail_all(self, error: MantaError) -> list[Output]:
+        """End every request, running or waiting."""
+        outputs = [self._fail(slot, slot.job, error) for slot in self._slots.running() if slot.job]
+        for job in self._queue.discard(lambda _: True):
+            job.sampler.close()
+            outputs.append(Output(job, error=error))
+        return outputs
+
+    # ---- joining ----
+
+    def _drop_cancelled(self) -> None:
+        for slot in self._slots.running():
+            if slot.job is not None and slot.job.cancelled:
+                self._release(slot, slot.job)
+        for job in self._queue.discard(lambda job: job.cancelled):
+            job.sampler.close()
+
+    def _admit(self) -> None:
+        """Give free slots to those whose turn it is. Who doesn't fit yet keeps the turn: nobody overtakes."""
+        if not self._queue or self._slots.all_running() or (self._crowded and self._slots.running()):
+            return
+        for job in list(self._queue):
+            source, reusable = self._slots.longest_prefix(job.ids)
+            if self._slots.coming_prefix(job.ids) >= reusable + WORTH_WAITING:
+                continue
+            if not self._fits(job, source, reusable):
+                return
+            self._queue.take(job)
+            reused = self._slots.place(job, source, reusable)
+            if job.order < 0:
+                job.order, job.cached_tokens = next(self._orders), reused
+            if self._slots.all_running():
+                return
+
+    def _fits(self, job: Job, source: Slot, reusable: int) -> bool:
+        """Whether the prompt has room beside the running requests, were all other idle prefixes evicted."""
+        running = self._slots.running()
+        if not running:
+            return True
+        promised = sum(slot.pending for slot in running) + HEADROOM * len(running)
+        held = self._slots.held_beside(source, reusable)
+        return held + promised + len(job.ids) - reusable <= self._slots.cells.capacity
+
+    # ---- leaving ----
+
+    def _release(self, slot: Slot, job: Job) -> None:
+        job.sampler.close()
+        self._slots.release(slot)
+        self._crowded = False
+
+    def _fail(self, slot: Slot, job: Job, error: MantaError) -> Output:
+        self._slots.clear(slot)
+        self._release(slot, job)
+        return Output(job, error=error)
+
+    def _preempt_youngest(self) -> None:
+        """Take its cells from who came last. It goes on later from its prompt and what it has generated."""
+        slot, job = max(self._by_order(), key=lambda pair: pair[1].order)
+        self._slots.clear(slot)
+        self._slots.release(slot)
+        self._queue.put_back(job)
+        self._crowded = True
+
+    def _by_order(self) -> list[tuple[Slot, Job]]:
+        """Running jobs, who came first first."""
+        pairs = [(slot, slot.job) for slot in self._slots.running() if slot.job is not None]
+        return sorted(pairs, key=lambda pair: pair[1].order)
+
+    # ---- one batch ----
+
+    def _make_room_for_generating(self) -> None:
+        """A cell for the next token of everybody who is generating."""
+        while True:
+            running = self._slots.running()
+            needed = sum(slot.pending == 1 for slot in running)
+            if self._slots.evict_idle(needed) or len(running) < 2:
+                return
+            self._preempt_youngest()
+
+    def _make_room(self) -> list[Output]:
+        """The batch found no cells: free some at any price. Only a request that is alone can fail by it."""
+        running = self._by_order()
+        if not running or not self._slots.forget_idle():
+            return []
+        if len(running) > 1:
+            self._preempt_youngest()
+            return []
+        error = EngineError(f"the KV cache ({self._slots.cells.capacity} cells) has no room for this request")
+        return [self._fail(*running[0], error)]
+
+    def _fill_batch(self) -> list[Row]:
+        """A token of everybody who is generating, then prompts in the order of arrival."""
+        self._batch.clear()
+        running = self._by_order()
+        generating = [pair for pair in running if pair[0].pending == 1]
+        rows = [self._add(slot, job, 1) for slot, job in generating]
+        budget = self._batch.capacity - len(rows)
+        if rows:
+            budget = min(budget, max(MIN_CHUNK, int(STEP_SECONDS / self._seconds_per_token)))
+        for slot, job in running:
+            if slot.pending == 1 or budget == 0:
+                continue
+            wanted = min(slot.pending, budget)
+            self._slots.evict_idle(self._batch.size + wanted)
+            count = min(wanted, self._slots.cells.free - self._batch.size)
+            if count <= 0:
+                break
+            rows.append(self._add(slot, job, count))
+            budget -= count
+        return rows
+
+    def _add(self, slot: Slot, job: Job, count: int) -> Row:
+        start, end = slot.filled, slot.filled + count
+        last = end == len(job.ids)
+        row = self._batch.add(slot.index, job.ids[start:end], start, output=last)
+        return Row(slot, job, count, row if last else None)
+
+    def _measure(self, seconds: float) -> None:
+        """A running mean, of the batches in which prompts set the pace."""
+        if self._batch.size >= MIN_CHUNK:
+            self._seconds_per_token += 0.3 * (seconds / self._batch.size - self._seconds_per_token)
+
+    def _sample(self, slot: Slot, job: Job, row: int) -> Output:
+        try:
+            token = job.sampler.next(row)
+        except MantaError as error:
+            return self._fail(slot, job, error)
+        except Exception as error:
+            log.exception("sampling failed")
+            return self._fail(slot, job, EngineError(f"sampling failed: {error}"))
+        if token is not None:
+            job.ids.append(token.id)
+            if not job.sampler.finished and len(job.ids) < job.limit:
+                return Output(job, token)
+        stopped = token is None or job.sampler.finished
+        self._release(slot, job)
+        return Output(job, token, "stop" if stopped else "length")

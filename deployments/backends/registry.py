@@ -1,0 +1,73 @@
+"""THE table of backends: which class serves which tasks, and what must be installed for it."""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.backends.base import Task
+from deployments.errors import BackendNotInstalled, ConfigInvalid
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One engine. Its module is imported only when a model that uses it is loaded."""
+
+    target: str
+    """`module:Class`. The class has `load(config, models_path, progress)`, blocking, and the Protocol of its tasks."""
+    tasks: frozenset[Task]
+    requires: str | None = None
+    """Top-level module that the extra installs; None: nothing."""
+    extra: str | None = None
+    """The extra of pyproject.toml that brings it: `make install-<extra>`."""
+    suffixes: tuple[str, ...] = ()
+    """Weights files with these suffixes use this backend when a config names none."""
+
+
+BACKENDS: dict[str, Backend] = {
+    "llama-cpp": Backend(
+        "deployments.backends.llama_cpp:LlamaCpp",
+        tasks=frozenset({Task.CHAT}),
+        requires="llama_cpp",
+        extra="llama-cpp",
+        suffixes=(".gguf",),
+    ),
+    "echo": Backend("deployments.backends.echo:Echo", tasks=frozenset({Task.CHAT})),
+}
+
+ALIASES: dict[str, str] = {
+    "llama": "llama-cpp",
+    "llama.cpp": "llama-cpp",
+    "llama-ggml": "llama-cpp",
+    "llama-cpp-grpc": "llama-cpp",
+    "llama-cpp-fallback": "llama-cpp",
+    "llama-cpp-avx": "llama-cpp",
+    "llama-cpp-avx2": "llama-cpp",
+    "llama-cpp-cuda": "llama-cpp",
+}
+"""Names in LocalAI's YAML files → ours."""
+
+
+def lookup(name: str) -> Backend:
+    """The backend of that name or alias. Raises ConfigInvalid naming those that exist."""
+    backend = BACKENDS.get(ALIASES.get(name, name))
+    if backend is None:
+        raise ConfigInvalid(f'unknown backend "{name}"; backends are: {", ".join(sorted(BACKENDS))}')
+    return backend
+
+
+def for_file(name: str) -> str | None:
+    """Name of the backend that reads a weights file of this name, None when none does."""
+    return next((key for key, backend in BACKENDS.items() if name.lower().endswith(backend.suffixes or ("\0",))), None)
+
+
+def engine_class(name: str) -> Any:
+    """Import the backend's class. Raises BackendNotInstalled with the command that installs what is missing."""
+    backend = lookup(name)
+    if backend.requires and importlib.util.find_spec(backend.requires) is None:
+        raise BackendNotInstalled(
+            f'backend "{name}" needs the Python package "{backend.requires}", which is not installed here; '
+            f"run: make install-{backend.extra}"
+        )
+    module, _, attribute = backend.target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,264 @@
+"""ModelConfig: LocalAI's model YAML as standard-library dataclasses, and the server-wide defaults under it.
+
+Names are the YAML keys. A field without a docstring is accepted so that LocalAI's files load as they are; what
+nothing reads yet is listed in `config_unused`. None means unset. Sources: LocalAI's core/config/model_config.go
+and core/schema/prediction.go.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
+
+from deployments.backends.base import Sampling, Task
+from deployments.backends.registry import lookup
+from deployments.config_blocks import STRICT, Diffusers, DownloadFile, FunctionConfig, Parameters, Template, Tts
+
+USECASES: Mapping[str, Task | None] = {
+    **dict.fromkeys(("chat", "completion", "edit", "llm", "tokenize"), Task.CHAT),
+    "embeddings": Task.EMBEDDING,
+    "rerank": Task.RERANK,
+    "transcript": Task.TRANSCRIPTION,
+    "tts": Task.SPEECH,
+    "sound_generation": Task.SOUND,
+    "image": Task.IMAGE,
+    "vad": Task.VAD,
+    **dict.fromkeys(
+        ("video", "detection", "vision", "face_recognition", "speaker_recognition", "audio_transform", "diarization",
+         "sound_classification", "realtime_audio", "score", "depth", "token_classify", "3d"),
+    ),
+}  # fmt: skip
+"""LocalAI's names for what a model is for. None: a use that we don't serve."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """One installed model."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    name: str
+    """Its id in the API."""
+    alias: str | None = None
+    """Requests for this name go to that model; all other fields are ignored."""
+    backend: str | None = None
+    """A row of `backends.registry`."""
+    description: str | None = None
+    disabled: bool | None = None
+    """Refuse requests with 403."""
+    known_usecases: list[str] | None = None
+    """What the model is for (keys of USECASES). None: guessed from the backend."""
+    embeddings: bool | None = None
+    """The model embeds text."""
+    parameters: Parameters = field(default_factory=Parameters)
+    options: list[str] | None = None
+    """Settings of the backend, as `key:value`."""
+
+    # ---- Manta's own: how the model is run ----
+    min_replicas: int | None = None
+    """Replicas while loaded; more than 0 also keeps it loaded."""
+    max_replicas: int | None = None
+    """More than `min_replicas`: autoscaled by `target_ongoing_requests`."""
+    num_cpus: float | None = None
+    """Logical CPUs that Ray sets aside per replica; the engine's threads are `threads`."""
+    num_gpus: float | None = None
+    """GPUs per replica; a fraction shares one."""
+    target_ongoing_requests: float | None = None
+    """Requests per replica that autoscaling aims at."""
+    max_queued_requests: int | None = None
+    """Requests that may wait for a slot; the next gets 429. -1: no limit."""
+    idle_timeout: float | None = None
+    """Seconds without a request until the model is unloaded ("15m" in YAML works too). 0: never."""
+    load_timeout: float | None = None
+    """Seconds that loading may take ("10m" in YAML works too)."""
+    pinned: bool | None = None
+    """Never unloaded, neither when idle nor for another model."""
+    preload: bool | None = None
+    """Loaded when the server starts."""
+    parallel: int | None = None
+    """Slots: sequences generated at the same time per replica."""
+    kv_cells: int | None = None
+    """KV cache size in tokens, shared by all slots of a replica."""
+    runtime_env: dict[str, Any] | None = None
+    """Ray runtime environment of the replicas."""
+
+    # ---- llama.cpp ----
+    threads: int | None = None
+    """CPU threads of the engine."""
+    context_size: int | None = None
+    """Tokens one request may use, prompt and output together."""
+    gpu_layers: int | None = None
+    """Layers on the GPU; None: all."""
+    mmap: bool | None = None
+    """Map the weights instead of reading them; default true."""
+    mmlock: bool | None = None
+    """Keep the weights out of swap."""
+    tensor_split: str | None = None
+    """Shares of each GPU, like "0.5,0.5"."""
+    main_gpu: int | str | None = None
+    """Index of the GPU for small tensors."""
+    flash_attention: bool | Literal["auto", "on", "off"] | None = None
+    no_kv_offloading: bool | None = None
+    """Keep the KV cache in main memory."""
+    cache_type_k: str | None = None
+    """ggml type of the cached keys: f16, q8_0, …; `cache_type_v` the values'."""
+    cache_type_v: str | None = None
+    numa: bool | None = None
+    rope_scaling: str | None = None
+    """none, linear or yarn."""
+    yarn_ext_factor: float | None = None
+    yarn_attn_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
+    lora_adapter: str | None = None
+    """GGUF file in the models directory."""
+    lora_scale: float | None = None
+    lora_adapters: list[str] | None = None
+    lora_scales: list[float] | None = None
+    """One per adapter; a missing one is 1."""
+    mirostat: Literal[0, 1, 2] | None = None
+    mirostat_eta: float | None = None
+    mirostat_tau: float | None = None
+    grammar: str | None = None
+    """GBNF for every request that brings no constraint of its own."""
+
+    # ---- prompt and answer ----
+    template: Template = field(default_factory=Template)
+    roles: dict[str, str] | None = None
+    """Prefix of a message per role; the key `assistant_function_call` is for assistant messages with tool calls."""
+    system_prompt: str | None = None
+    """For requests without a system message."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the model's own Jinja template."""
+    reasoning_effort: str | None = None
+    """Another one: none, minimal, low, medium or high."""
+    stopwords: list[str] | None = None
+    """Added to the request's `stop`."""
+    cutstrings: list[str] | None = None
+    """Regular expressions whose matches are removed from the answer."""
+    extract_regex: list[str] | None = None
+    """Regular expressions: the answer becomes its matches, joined."""
+    trimspace: list[str] | None = None
+    """Prefixes cut off the answer, with the spaces around it."""
+    trimsuffix: list[str] | None = None
+    """Suffixes cut off the answer, with the spaces around it."""
+
+    # ---- LocalAI's others ----
+    f16: bool | None = None
+    debug: bool | None = None
+    reranking: bool | None = None
+    known_input_modalities: list[str] | None = None
+    known_output_modalities: list[str] | None = None
+    function: FunctionConfig = field(default_factory=FunctionConfig)
+    feature_flags: dict[str, bool] | None = None
+    low_vram: bool | None = None
+    mmproj: str | None = None
+    no_mulmatq: bool | None = None
+    rms_norm_eps: float | None = None
+    ngqa: int | None = None
+    type: str | None = None
+    prompt_cache_path: str | None = None
+    prompt_cache_all: bool | None = None
+    prompt_cache_ro: bool | None = None
+    lora_base: str | None = None
+    draft_model: str | None = None
+    n_draft: int | None = None
+    quantization: str | None = None
+    gpu_memory_utilization: float | None = None
+    trust_remote_code: bool | None = None
+    enforce_eager: bool | None = None
+    swap_space: int | None = None
+    max_model_len: int | None = None
+    tensor_parallel_size: int | None = None
+    load_format: str | None = None
+    dtype: str | None = None
+    disable_log_stats: bool | None = None
+    limit_mm_per_prompt: dict[str, int] | None = None
+    engine_args: dict[str, Any] | None = None
+    autogptq: dict[str, Any] | None = None
+    diffusers: Diffusers = field(default_factory=Diffusers)
+    step: int | None = None
+    cfg_scale: float | None = None
+    cuda: bool | None = None
+    tts: Tts = field(default_factory=Tts)
+    grpc: dict[str, int] | None = None
+    env: dict[str, str] | None = None
+    download_files: list[DownloadFile] | None = None
+    artifacts: list[dict[str, Any]] | None = None
+    usage: str | None = None
+    overrides: list[str] | None = None
+    pipeline: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    concurrency_groups: list[str] | None = None
+    limits: dict[str, int] | None = None
+    compression: dict[str, Any] | None = None
+    mcp: dict[str, str] | None = None
+    agent: dict[str, Any] | None = None
+    failover: dict[str, Any] | None = None
+    pii: dict[str, Any] | None = None
+    pii_detection: dict[str, Any] | None = None
+    router: dict[str, Any] | None = None
+    proxy: dict[str, Any] | None = None
+    mitm: dict[str, Any] | None = None
+
+    def sampling(self) -> Sampling:
+        """The model's defaults for a request. Unset: LocalAI's defaults, with mirostat off as on its master."""
+        own = self.parameters
+        values = {f.name: getattr(own if hasattr(own, f.name) else self, f.name) for f in fields(Sampling)}
+        values["repeat_penalty"] = own.repeat_penalty or None
+        values["seed"] = None if own.seed is None or own.seed < 0 else own.seed
+        return Sampling(**{name: value for name, value in values.items() if value is not None})
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelDefaults:
+    """Server-wide values for what a model's own file leaves unset."""
+
+    threads: int | None = None
+    """None: `default_threads()` of the machine the replica runs on."""
+    context_size: int | None = None
+    """None: what the model was trained for, at most 8,192."""
+    f16: bool | None = None
+    parallel: int | None = 32
+    kv_cells: int | None = None
+    """None: 4 times the context size."""
+    min_replicas: int | None = 0
+    max_replicas: int | None = 1
+    num_cpus: float | None = 0.1
+    """Ray's logical CPUs must not cap how many models a small machine holds."""
+    num_gpus: float | None = 0
+    target_ongoing_requests: float | None = None
+    """None: three quarters of `parallel`, or what suits the model type."""
+    max_queued_requests: int | None = None
+    """None: as the deployment of the model type says."""
+    idle_timeout: float | None = 30 * 60.0
+    """Seconds; 0: never."""
+    load_timeout: float | None = 10 * 60.0
+    """Seconds."""
+
+
+def with_defaults(config: ModelConfig, defaults: ModelDefaults) -> ModelConfig:
+    """A copy of `config` whose unset fields are the server's."""
+    unset = [f.name for f in fields(defaults) if getattr(config, f.name) is None]
+    return replace(config, **{name: getattr(defaults, name) for name in unset})
+
+
+def default_threads() -> int:
+    """Half the cores this process may run on, at least 1: two spinning threads on two busy cores lose to one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // 2)
+
+
+def tasks(config: ModelConfig) -> list[Task]:
+    """What the model is for, the first its main one: as `known_usecases` says, or as its flags and backend suggest."""
+    if config.known_usecases is not None:
+        named = (USECASES.get(usecase) for usecase in config.known_usecases)
+        return list(dict.fromkeys(task for task in named if task is not None))
+    if config.embeddings:
+        return [Task.EMBEDDING]
+    if config.reranking:
+        return [Task.RERANK]
+    if config.backend is None:
+        return []
+    offered = lookup(config.backend).tasks
+    return [task for task in Task if task in offered][:1]

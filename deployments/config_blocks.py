@@ -1,0 +1,188 @@
+"""The nested blocks of a model's YAML: `parameters`, `template`, `function`, `diffusers`, `tts`, `download_files`.
+
+Standard library only, like `config`, whose rules on names and docstrings hold here too.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+STRICT: dict[str, Any] = {"extra": "forbid"}
+"""Read by pydantic where a file is loaded (`config_file`): an unknown key is an error."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Parameters:
+    """`parameters:` — the model file, and what a request may override."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    model: str | None = None
+    """File name in the models directory, or what the backend understands (a Hugging Face id, say)."""
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    max_tokens: int | None = None
+    """0: until an end-of-generation token or the end of the context."""
+    n: int | None = None
+    """Choices per prompt."""
+    echo: bool | None = None
+    """Completions repeat the prompt before the answer."""
+    batch: int | None = None
+    """Tokens per decode step."""
+    ignore_eos: bool | None = None
+    repeat_penalty: float | None = None
+    """0 is LocalAI's "unset"."""
+    repeat_last_n: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    """-1: a random one per request."""
+    logit_bias: dict[int, float] | None = None
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    rope_freq_base: float | None = None
+    """0: the model's own; so is `rope_freq_scale`."""
+    rope_freq_scale: float | None = None
+
+    language: str | None = None
+    translate: bool | None = None
+    n_keep: int | None = None
+    tfz: float | None = None
+    negative_prompt: str | None = None
+    negative_prompt_scale: float | None = None
+    use_fast_tokenizer: bool | None = None
+    clip_skip: int | None = None
+    tokenizer: str | None = None
+    encoding_format: str | None = None
+    pooling: str | None = None
+    pooling_half_life_tokens: float | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Template:
+    """`template:` — Go templates: the name of a `<name>.tmpl` file in the models directory, or the text itself."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    chat: str | None = None
+    """Around the whole conversation; gets `.Input`, the joined messages."""
+    chat_message: str | None = None
+    """One message; an empty result leaves the message out."""
+    completion: str | None = None
+    edit: str | None = None
+    """Gets `.Input` and `.Instruction`."""
+    use_tokenizer_template: bool | None = None
+    """Use the model's own Jinja template, whatever else is set."""
+    join_chat_messages_by_character: str | None = None
+    """What stands between two messages; default a newline."""
+
+    function: str | None = None
+    image: str | None = None
+    video: str | None = None
+    audio: str | None = None
+    multimodal: str | None = None
+    reply_prefix: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class GrammarConfig:
+    """`function.grammar:` — the shape of the grammar that is made from tools."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    disable: bool | None = None
+    parallel_calls: bool | None = None
+    disable_parallel_new_lines: bool | None = None
+    mixed_mode: bool | None = None
+    no_mixed_free_string: bool | None = None
+    expect_strings_after_json: bool | None = None
+    prefix: str | None = None
+    properties_order: str | None = None
+    schema_type: str | None = None
+    triggers: list[dict[str, Any]] | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Replacement:
+    """One `{key: regex, value: text}` of `function.replace_…`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    key: str
+    value: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
+class FunctionConfig:
+    """`function:` — how tool calls are asked for and read back."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    disable_no_action: bool | None = None
+    no_action_function_name: str | None = None
+    no_action_description_name: str | None = None
+    response_regex: list[str] | None = None
+    json_regex_match: list[str] | None = None
+    replace_function_results: list[Replacement] | None = None
+    replace_llm_results: list[Replacement] | None = None
+    capture_llm_results: list[str] | None = None
+    function_name_key: str | None = None
+    function_arguments_key: str | None = None
+    return_name_in_function_response: bool | None = None
+    grammar: GrammarConfig = field(default_factory=GrammarConfig)
+    argument_regex: list[str] | None = None
+    argument_regex_key_name: str | None = None
+    argument_regex_value_name: str | None = None
+    xml_format_preset: str | None = None
+    xml_format: dict[str, Any] | None = None
+    automatic_tool_parsing_fallback: bool | None = None
+    disable_peg_parser: bool | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Diffusers:
+    """`diffusers:` — image pipelines."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    cuda: bool | None = None
+    pipeline_type: str | None = None
+    scheduler_type: str | None = None
+    original_config_file: str | None = None
+    enable_parameters: str | None = None
+    cfg_scale: float | None = None
+    img2img: bool | None = None
+    clip_skip: int | None = None
+    clip_model: str | None = None
+    clip_subfolder: str | None = None
+    control_net: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Tts:
+    """`tts:` — the default voice."""
+
+    # The YAML key of `vall_e` has a hyphen.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        **STRICT,
+        "alias_generator": lambda name: name.replace("_e", "-e"),
+    }
+
+    voice: str | None = None
+    vall_e: dict[str, str] | None = None
+    audio_path: str | None = None
+    voice_cloning: bool | None = None
+    voices: list[dict[str, str]] | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class DownloadFile:
+    """One file of `download_files:`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    filename: str
+    uri: str
+    sha256: str | None = None

@@ -1,0 +1,52 @@
+"""Fields of a model's YAML that are accepted and not used: reported, so that nothing is dropped in silence.
+
+A field moves out of here in the commit that makes something read it; `test_config.py` holds the other half of the list.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_REASONS: dict[str, str] = {
+    "tool calls are not parsed yet": "function template.function",
+    "text models take text only yet": "mmproj known_input_modalities known_output_modalities limit_mm_per_prompt "
+    "template.image template.video template.audio template.multimodal",
+    "the vLLM and transformers backends don't exist yet": "type quantization load_format dtype gpu_memory_utilization "
+    "trust_remote_code enforce_eager swap_space max_model_len tensor_parallel_size disable_log_stats engine_args "
+    "parameters.tokenizer parameters.use_fast_tokenizer",
+    "embedding and reranking models don't exist yet": "reranking parameters.encoding_format parameters.pooling "
+    "parameters.pooling_half_life_tokens",
+    "image models don't exist yet": "diffusers step cfg_scale cuda parameters.clip_skip parameters.negative_prompt "
+    "parameters.negative_prompt_scale",
+    "audio models don't exist yet": "tts parameters.language parameters.translate",
+    "files are fetched when a model is installed, not by its config": "download_files artifacts",
+    "reasoning is not separated from the answer yet": "reasoning template.reply_prefix",
+    "speculative decoding is not there": "draft_model n_draft",
+    "llama.cpp no longer has this option": "low_vram no_mulmatq rms_norm_eps ngqa lora_base parameters.tfz",
+    "llama.cpp's cache is f16 unless cache_type_k and cache_type_v say otherwise": "f16",
+    "prefixes are kept in the KV cache, not on disk": "prompt_cache_path prompt_cache_all prompt_cache_ro",
+    "a full context ends the answer, nothing is shifted out": "parameters.n_keep",
+    "metadata of a GGUF file is used as it is": "overrides",
+    "usage is always counted": "feature_flags",
+    "shown by LocalAI's web page only": "usage",
+    "the log level is the server's": "debug",
+    "backends are Ray actors, not gRPC processes": "grpc",
+    "use runtime_env: {env_vars: …}": "env",
+    "AutoGPTQ is gone from LocalAI too": "autogptq",
+    "use max_queued_requests": "limits",
+    "not offered": "pipeline concurrency_groups compression mcp agent failover pii pii_detection router proxy mitm",
+}
+
+UNUSED: dict[str, str] = {path: reason for reason, paths in _REASONS.items() for path in paths.split()}
+"""Dotted path of a field or of a whole block → why nothing reads it."""
+
+
+def used_unused(raw: Mapping[str, Any]) -> list[str]:
+    """The UNUSED paths that a raw YAML config sets, in its own order."""
+    return list(dict.fromkeys(path for path in _paths(raw) if path in UNUSED))
+
+
+def _paths(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in raw.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")

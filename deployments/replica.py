@@ -1,0 +1,90 @@
+"""A model's life inside a Serve replica: it loads its engine, tells the controller how that goes, knows what is in flight."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from deployments.backends.registry import engine_class
+from deployments.chat import ChatModel
+from deployments.config import ModelConfig, default_threads
+from deployments.errors import MantaError, ModelLoadFailed
+
+logger = logging.getLogger("manta.replica")
+
+PROGRESS_PERIOD_S = 0.5
+
+
+class Reporter(Protocol):
+    """Where a replica reports its load. The real one is `serve_apps.ControllerReporter`."""
+
+    def loading(self, progress: float) -> None: ...
+
+    async def ready(self) -> None: ...
+
+    async def failed(self, error: MantaError) -> None: ...
+
+
+class Replica:
+    """Goes before a model class (`class ChatReplica(Replica, ChatModel)`) and gives it its engine.
+
+    The constructor returns when the model is loaded: Serve counts the replica as started only then.
+    """
+
+    engine: Any
+
+    async def __init__(self, config: ModelConfig, models_path: str, spec_hash: str, reporter: Reporter) -> None:
+        self._spec_hash = spec_hash
+        os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or default_threads()))
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        loop = asyncio.get_running_loop()
+        try:
+            engine = await asyncio.to_thread(
+                load_engine, config, Path(models_path), _throttled(loop, reporter.loading)
+            )
+            super().__init__(engine, config, Path(models_path))  # type: ignore[call-arg]
+        except Exception as cause:
+            error = cause if isinstance(cause, MantaError) else ModelLoadFailed(f"{type(cause).__name__}: {cause}")
+            logger.exception("loading model %s failed", config.name)
+            await reporter.failed(error)
+            raise error from cause
+        await reporter.ready()
+
+    def describe(self) -> dict[str, Any]:
+        """For the controller: which spec runs here, and what it is doing."""
+        return {"spec_hash": self._spec_hash, "pid": os.getpid(), **self.engine.stats()}
+
+    def check_health(self) -> None:
+        """Serve restarts the replica when this raises."""
+        if self.engine.stats().get("dead"):
+            raise RuntimeError("the engine's thread has ended")
+
+    def __del__(self) -> None:
+        if engine := getattr(self, "engine", None):
+            engine.close()
+
+
+class ChatReplica(Replica, ChatModel):
+    """Text generation."""
+
+
+def load_engine(config: ModelConfig, models_path: Path, progress: Callable[[float], None]) -> Any:
+    """Import the backend and load the model; blocking."""
+    assert config.backend is not None, "the catalog gives every config a backend"
+    return engine_class(config.backend).load(config, models_path, progress)
+
+
+def _throttled(loop: asyncio.AbstractEventLoop, report: Callable[[float], None]) -> Callable[[float], None]:
+    """Engines call back per tensor and from their own thread; the controller hears of it twice a second, from the loop."""
+    last = 0.0
+
+    def progress(fraction: float) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= PROGRESS_PERIOD_S:
+            last = now
+            loop.call_soon_threadsafe(report, fraction)
+
+    return progress

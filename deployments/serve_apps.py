@@ -1,0 +1,134 @@
+"""The one module that calls Serve's application API: a loaded model is a Serve application, made and deleted at run time."""
+
+import asyncio
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.serve.api import RunTarget
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
+
+from deployments.backends.base import Task
+from deployments.config import ModelConfig
+from deployments.errors import MantaError
+from deployments.replica import ChatReplica
+
+logger = logging.getLogger("manta.serve_apps")
+
+DEPLOYMENT = "model"
+"""Name of the one deployment in a model's application."""
+PREFIX = "m-"
+"""Of the names of all applications that are models."""
+CONTROLLER = "ModelController"
+
+REPLICAS: dict[Task, type] = {Task.CHAT: ChatReplica}
+"""Model type → the class its replicas run."""
+
+
+@dataclass(slots=True)
+class AppStatus:
+    running: bool
+    failed: bool
+    deleting: bool
+    message: str
+    """Serve's own, of the deployment where it has one."""
+
+
+def app_name(model: str) -> str:
+    """Stable: ever-new names leak memory in Serve's controller (rayserve.md §2.4)."""
+    slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")[:40]
+    return f"{PREFIX}{slug}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+
+
+def model_handle(app: str) -> DeploymentHandle:
+    """A new handle; the caller keeps it (Serve's own cache evicts at random)."""
+    return serve.get_deployment_handle(DEPLOYMENT, app_name=app, _check_exists=False)
+
+
+class ControllerReporter:
+    """What a replica tells the controller of the application `api_app` about its load."""
+
+    def __init__(self, api_app: str, app: str, spec_hash: str) -> None:
+        self._api_app, self._app, self._spec_hash = api_app, app, spec_hash
+
+    def loading(self, progress: float) -> None:
+        self._controller().report_loading.remote(self._app, self._spec_hash, progress)
+
+    async def ready(self) -> None:
+        await self._controller().report_ready.remote(self._app, self._spec_hash)
+
+    async def failed(self, error: MantaError) -> None:
+        await self._controller().report_failed.remote(self._app, self._spec_hash, error)
+
+    def _controller(self) -> DeploymentHandle:
+        return serve.get_deployment_handle(CONTROLLER, app_name=self._api_app, _check_exists=False)
+
+
+class ServeApps:
+    """Models' applications on this cluster. Serve's calls block, so they run in threads."""
+
+    def __init__(self, models_path: str, api_app: str) -> None:
+        self._models_path = models_path
+        self._api_app = api_app
+
+    async def deploy(self, app: str, config: ModelConfig, task: Task, spec_hash: str) -> None:
+        """Ask Serve for the application; it is not up yet when this returns."""
+        reporter = ControllerReporter(self._api_app, app, spec_hash)
+        replicas = max(1, config.min_replicas or 1)
+        deployment = serve.deployment(
+            REPLICAS[task],
+            name=DEPLOYMENT,
+            ray_actor_options={
+                "num_cpus": config.num_cpus,
+                "num_gpus": config.num_gpus,
+                **({"runtime_env": config.runtime_env} if config.runtime_env else {}),
+            },
+            max_ongoing_requests=MAX_ONGOING_REQUESTS,
+            max_queued_requests=-1 if config.max_queued_requests is None else config.max_queued_requests,
+            autoscaling_config={
+                "min_replicas": replicas,
+                "initial_replicas": replicas,
+                "max_replicas": max(replicas, config.max_replicas or 1),
+                "target_ongoing_requests": config.target_ongoing_requests or config.parallel,
+            },
+            health_check_period_s=5,
+            health_check_timeout_s=30,
+            graceful_shutdown_wait_loop_s=0.2,
+            graceful_shutdown_timeout_s=10,
+            max_constructor_retry_count=2,
+            max_surge_percent=0,  # the old replica must free the GPU before the new one starts
+        )
+        target = RunTarget(
+            deployment.bind(config, self._models_path, spec_hash, reporter), name=app, route_prefix=None
+        )
+        await asyncio.to_thread(serve.run_many, [target], wait_for_applications_running=False)
+
+    async def delete(self, app: str) -> None:
+        await asyncio.to_thread(serve.delete, app, _blocking=False)
+
+    async def statuses(self) -> dict[str, AppStatus]:
+        """Of all models' applications. O(applications): 0.5 s with 60."""
+        status = await asyncio.to_thread(serve.status)
+        return {name: _status(overview) for name, overview in status.applications.items() if name.startswith(PREFIX)}
+
+    async def describe(self, app: str) -> list[dict[str, Any]]:
+        """What each live replica says of itself (`Replica.describe`)."""
+        return await model_handle(app).broadcast("describe").results_async(timeout_s=5)
+
+
+MAX_ONGOING_REQUESTS = 10_000
+"""Per replica. High: the engine's own queue is the one that is fair between tenants."""
+
+
+def _status(overview: Any) -> AppStatus:
+    deployments = [d.message for d in overview.deployments.values() if d.message]
+    return AppStatus(
+        running=overview.status == ApplicationStatus.RUNNING,
+        failed=overview.status == ApplicationStatus.DEPLOY_FAILED,
+        deleting=overview.status == ApplicationStatus.DELETING,
+        message="; ".join(deployments) or overview.message,
+    )

@@ -1,0 +1,1 @@
+"""From messages to prompts, and from generated text to answers."""

@@ -1,0 +1,1 @@
+"""Models that can be installed: indexes of them, the sources of their files, and their installation."""

@@ -1,0 +1,135 @@
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from deployments.backends.base import Sampling, Task
+from deployments.config import ModelConfig, ModelDefaults, default_threads, tasks, with_defaults
+from deployments.config_blocks import Parameters
+from deployments.config_unused import UNUSED, used_unused
+from deployments.errors import ConfigInvalid
+
+HONOURED = {
+    *"name alias backend description disabled known_usecases embeddings options".split(),
+    *"min_replicas max_replicas num_cpus num_gpus target_ongoing_requests max_queued_requests idle_timeout".split(),
+    *"load_timeout pinned preload parallel kv_cells runtime_env".split(),
+    *"threads context_size gpu_layers mmap mmlock tensor_split main_gpu flash_attention no_kv_offloading".split(),
+    *"cache_type_k cache_type_v numa rope_scaling yarn_ext_factor yarn_attn_factor yarn_beta_fast".split(),
+    *"yarn_beta_slow lora_adapter lora_scale lora_adapters lora_scales mirostat mirostat_eta mirostat_tau".split(),
+    *"grammar roles system_prompt chat_template_kwargs reasoning_effort stopwords cutstrings extract_regex".split(),
+    *"trimspace trimsuffix".split(),
+    *(
+        f"parameters.{name}"
+        for name in (
+            "model temperature top_k top_p min_p typical_p max_tokens n echo batch ignore_eos repeat_penalty "
+            "repeat_last_n frequency_penalty presence_penalty seed logit_bias logprobs top_logprobs rope_freq_base "
+            "rope_freq_scale"
+        ).split()
+    ),
+    *(
+        f"template.{name}"
+        for name in "chat chat_message completion edit use_tokenizer_template join_chat_messages_by_character".split()
+    ),
+}
+"""Fields that something reads. A new field must come here or into UNUSED."""
+
+
+def leaves(cls: type, prefix: str = "") -> Iterator[str]:
+    for name, hint in get_type_hints(cls).items():
+        if name == "__pydantic_config__":
+            continue
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from leaves(hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def unused(path: str) -> bool:
+    return path in UNUSED or path.split(".")[0] in UNUSED
+
+
+def test_every_field_is_either_honoured_or_named_as_unused() -> None:
+    assert {path for path in leaves(ModelConfig) if not unused(path)} == HONOURED
+
+
+def test_every_unused_path_is_a_field_or_a_block() -> None:
+    paths = set(leaves(ModelConfig))
+    known = paths | {path.split(".")[0] for path in paths}
+    assert UNUSED.keys() <= known
+
+
+def test_unused_keys_of_a_file_are_found() -> None:
+    raw = {
+        "name": "x",
+        "limits": {"max_concurrent": 1},
+        "parameters": {"top_k": 1, "tfz": 0.5},
+        "template": {"chat": ""},
+    }
+    assert used_unused(raw) == ["limits", "parameters.tfz"]
+
+
+def test_the_module_needs_the_standard_library_alone() -> None:
+    root = str(Path(__file__).parents[3])
+    code = f"import sys; sys.path.insert(0, {root!r}); import deployments.config, deployments.config_unused"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+def test_a_config_survives_pickling() -> None:
+    config = ModelConfig(name="x", parameters=Parameters(model="x.gguf", logit_bias={1: 2.0}), stopwords=["a"])
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_sampling_of_an_empty_config_is_localais_default() -> None:
+    assert ModelConfig(name="x").sampling() == Sampling()
+
+
+def test_sampling_takes_the_configs_values() -> None:
+    own = Parameters(temperature=0.0, top_k=0, seed=7, logit_bias={3: -1.0}, ignore_eos=True)
+    sampling = ModelConfig(name="x", parameters=own, mirostat=2, mirostat_tau=4.0).sampling()
+    assert sampling == Sampling(
+        temperature=0.0, top_k=0, seed=7, logit_bias={3: -1.0}, ignore_eos=True, mirostat=2, mirostat_tau=4.0
+    )
+
+
+def test_values_that_mean_unset_to_localai_are_unset() -> None:
+    assert ModelConfig(name="x", parameters=Parameters(seed=-1, repeat_penalty=0.0)).sampling() == Sampling()
+
+
+def test_defaults_fill_only_what_is_unset() -> None:
+    config = with_defaults(ModelConfig(name="x", parallel=2, idle_timeout=0.0), ModelDefaults(context_size=512))
+    assert (config.parallel, config.idle_timeout, config.context_size) == (2, 0.0, 512)
+    assert (config.max_replicas, config.num_cpus, config.load_timeout) == (1, 0.1, 600.0)
+
+
+def test_every_default_is_a_field_of_a_model() -> None:
+    assert {f.name for f in fields(ModelDefaults)} <= {f.name for f in fields(ModelConfig)}
+
+
+def test_threads_default_to_at_least_one() -> None:
+    assert default_threads() >= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"backend": "llama-cpp"}, [Task.CHAT]),
+        ({"backend": "echo"}, [Task.CHAT]),
+        ({"backend": "llama-cpp", "embeddings": True}, [Task.EMBEDDING]),
+        ({"backend": "llama-cpp", "reranking": True}, [Task.RERANK]),
+        ({"known_usecases": ["chat", "completion", "embeddings"]}, [Task.CHAT, Task.EMBEDDING]),
+        ({"known_usecases": ["video"]}, []),
+        ({}, []),
+    ],
+)
+def test_tasks(settings: dict[str, Any], expected: list[Task]) -> None:
+    assert tasks(ModelConfig(name="x", **settings)) == expected
+
+
+def test_tasks_of_an_unknown_backend_names_the_known_ones() -> None:
+    with pytest.raises(ConfigInvalid, match=r"llama-cpp"):
+        tasks(ModelConfig(name="x", backend="nope"))
