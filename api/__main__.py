@@ -61,7 +61,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 1
     # What the user has set wins; without an address Ray would join any cluster it finds on this machine.
-    os.environ.update({**ray_env.read(), "RAY_ADDRESS": "local", **os.environ})
+    os.environ.update({**ray_env.read(), **ray_env.side_ports(), "RAY_ADDRESS": "local", **os.environ})
     return _serve(settings)
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
+from rich.console import Console
 
 from api import ray_env
 from api.dispatch import Dispatch
@@ -17,6 +18,7 @@ from api.settings import PROJECT, Settings, load_settings
 from deployments.controller import ControllerSettings, ModelController
 from deployments.serve_apps import CONTROLLER, ServeApps, app_name
 from gallery.install import install_starter
+from gallery.progress import shown
 
 logger = logging.getLogger("manta.app")
 
@@ -52,7 +54,8 @@ def build(args: dict[str, Any]) -> Application:
     settings = load_settings()
     configure_logging(settings.logging_level)
     settings.log_origins()
-    install_starter(settings)
+    with shown(Console()) as progress:
+        install_starter(settings.models_path, settings.starter_model, progress)
     controller = serve.deployment(Controller, name=CONTROLLER).bind(controller_settings(settings), settings.logging_level)
     ingress = serve.deployment(serve.ingress()(Ingress), name=INGRESS)
     return ingress.bind(settings, controller)

@@ -59,8 +59,8 @@ def error_response(error: MantaError) -> Response:
 async def answer_error(request: Request, error: Exception) -> Response:
     """The one exception handler of the application."""
     shown = client_error(error)
-    if isinstance(shown, (RouteNotFound, MethodNotAllowed)):
-        shown = type(shown)(f"{request.method} {request.url.path}: {_WHY[type(shown)]}")
+    if isinstance(error, HTTPException) and (why := _WHY.get(type(shown))):
+        shown = type(shown)(f"{request.method} {request.url.path}: {why}")
     response = error_response(shown)
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)  # Allow, on a 405
@@ -69,7 +69,11 @@ async def answer_error(request: Request, error: Exception) -> Response:
     return response
 
 
-_WHY = {RouteNotFound: "no such route; /swagger/ lists them", MethodNotAllowed: "the route does not take this method"}
+_WHY: dict[type[MantaError], str] = {
+    RouteNotFound: "no such route; /swagger/ lists them",
+    MethodNotAllowed: "the route does not take this method",
+}
+"""Better words than the framework's "Not Found"."""
 
 
 class ErrorMiddleware:

@@ -1,10 +1,18 @@
-"""The environment that Ray's processes need: `configs/ray.env`, read."""
+"""The environment that Ray's processes need: `configs/ray.env`, read, and ports where the usual ones are taken."""
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 RAY_ENV = Path(__file__).parent.parent / "configs" / "ray.env"
+
+_SIDE_PORTS = {
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+}
+"""Fixed ports that Serve listens on beside the server's own, with Ray's defaults. If one is taken, nothing starts."""
 
 
 def read(path: Path = RAY_ENV) -> dict[str, str]:
@@ -17,3 +25,23 @@ def read(path: Path = RAY_ENV) -> dict[str, str]:
 def missing(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Names that `environ` doesn't have. What it sets to another value is the operator's choice."""
     return [name for name in read() if name not in environ]
+
+
+def side_ports(usual: Mapping[str, int] = _SIDE_PORTS) -> dict[str, str]:
+    """Variables that move a side port whose usual number is taken on this machine, by another server say."""
+    return {name: str(_free_port()) for name, port in usual.items() if not _is_free(port)}
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 _QUIET_LOG = {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 """The child's output is a file of whole JSON lines, not a terminal."""
+
+_GRACE_S = 5.0
+"""What Ray's daemons get to follow the child that started them."""
 
 _DASHBOARD = re.compile(r"View the dashboard at \S*?(https?://[\w.:\[\]-]+)")
 _PROBLEM = re.compile(r"\b(?:ERROR|CRITICAL)\b")
@@ -72,16 +75,18 @@ class ServeProcess:
                 yield _message(line.strip())
 
     def stop(self, patience_s: float, hurry: threading.Event) -> None:
-        """Ctrl-C for the child, then the end of all that is left after `patience_s`, or as soon as `hurry` is set."""
-        deadline = time.monotonic() + patience_s
+        """Ctrl-C for the child, `patience_s` for it to end, a little for the rest; what is left then is killed.
+
+        `hurry`, set at any time, cuts the waiting short.
+        """
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGINT)
-        while psutil.Process().children() and time.monotonic() < deadline and not hurry.is_set():
-            _reap(timeout_s=0.1)
+        _wait(lambda: self._child.poll() is None, patience_s, hurry)
+        _wait(_children, _GRACE_S, hurry)
         while descendants := psutil.Process().children(recursive=True):
             for process in descendants:
                 _kill(process)
-            _reap(timeout_s=1)
+            psutil.wait_procs(_children(), timeout=1)
         self._output.close()
         self._read.close()
 
@@ -117,9 +122,16 @@ def _message(line: str) -> str:
     return str(record.get("message", line)) if isinstance(record, dict) else line
 
 
-def _reap(timeout_s: float) -> None:
-    """Wait for children to end, those that fell to this process too, so that none stays a zombie."""
-    psutil.wait_procs(psutil.Process().children(), timeout=timeout_s)
+def _wait(busy: Callable[[], object], limit_s: float, hurry: threading.Event) -> None:
+    """Wait until `busy` is false, reaping orphans, so that none stays a zombie."""
+    deadline = time.monotonic() + limit_s
+    while busy() and time.monotonic() < deadline and not hurry.is_set():
+        psutil.wait_procs(_children(), timeout=0.1)
+
+
+def _children() -> list[psutil.Process]:
+    children: list[psutil.Process] = psutil.Process().children()
+    return children
 
 
 def _kill(process: psutil.Process) -> None:

@@ -9,7 +9,7 @@ prompt cache, warm-up.
 import signal
 import sys
 
-import xllamacpp
+import xllamacpp  # type: ignore[import-not-found]  # only in the peers' environment
 
 
 def main() -> None:

@@ -46,32 +46,35 @@ class Stream:
         return [later - earlier for earlier, later in itertools.pairwise(self.chunk_times)]
 
 
-def connect(url: str) -> aiohttp.ClientSession:
-    """A client of one server, for use in `async with`; as many connections as there are streams."""
-    timeout = aiohttp.ClientTimeout(total=STREAM_LIMIT_S)
-    return aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+def connect(url: str, *, keep_alive: bool = False) -> aiohttp.ClientSession:
+    """A client of one server, for use in `async with`; as many connections as there are streams.
+
+    `keep_alive`: a request may use the connection of an earlier one. llama.cpp's server closes it after a stream.
+    """
+    connector = aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
+    return aiohttp.ClientSession(url, connector=connector, timeout=aiohttp.ClientTimeout(total=STREAM_LIMIT_S))
 
 
 async def stream_together(session: aiohttp.ClientSession, bodies: Sequence[dict[str, Any]]) -> list[Stream]:
-    """Start all chats at once and read every stream to its end. Raises ExceptionGroup of StreamFailed and ClientError."""
+    """Start all chats at once and read each to its end. Raises a group of StreamFailed and aiohttp.ClientError."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(stream_chat(session, body)) for body in bodies]
     return [task.result() for task in tasks]
 
 
 async def stream_chat(session: aiohttp.ClientSession, body: dict[str, Any]) -> Stream:
-    """One chat. Only stamps and keeps the bytes while the stream runs: parsing would take CPU from the server under test.
+    """One chat. While it runs its bytes are only kept, with the time: parsing would take CPU from the server.
 
     Raises StreamFailed and aiohttp.ClientError.
     """
     payload = json.dumps(body).encode()
-    arrivals: list[tuple[float, bytes]] = []
     started = time.perf_counter()
-    async with session.post("/v1/chat/completions", data=payload, headers={"Content-Type": "application/json"}) as answer:
+    async with session.post(
+        "/v1/chat/completions", data=payload, headers={"Content-Type": "application/json"}
+    ) as answer:
         if answer.status != 200:
             raise StreamFailed(f"status {answer.status}: {(await answer.text())[:500]}")
-        async for data in answer.content.iter_any():
-            arrivals.append((time.perf_counter(), data))
+        arrivals = [(time.perf_counter(), data) async for data in answer.content.iter_any()]
     return read(arrivals, started, body["max_tokens"])
 
 
@@ -113,4 +116,3 @@ def _events(arrivals: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, by
         for line in lines:
             if line.startswith(b"data:"):
                 yield at, line.removeprefix(b"data:").strip()
-

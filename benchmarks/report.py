@@ -51,7 +51,7 @@ def write(name: str, table: str, data: Mapping[str, Any], folder: Path = FOLDER)
 
 
 def with_section(text: str, name: str, body: str) -> str:
-    """`text` with what stands between the markers of `name` replaced; markers that aren't there are added at the end."""
+    """`text` with `body` between the markers of `name`; markers that aren't there are added at the end."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     section = f"{begin}\n{body.strip()}\n{end}"
     before, found, rest = text.partition(begin)
@@ -66,7 +66,11 @@ def with_section(text: str, name: str, body: str) -> str:
 def _commit() -> str:
     """The commit measured, with `+` where the tree has changes on top; empty outside git."""
     answer = subprocess.run(
-        ["git", "describe", "--always", "--exclude=*", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--exclude=*", "--dirty=+"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return answer.stdout.strip()
 

@@ -1,5 +1,6 @@
 """The servers that `benchmarks.chat` and `benchmarks.ingress` compare: how each is started, watched and stopped."""
 
+import json
 import os
 import signal
 import socket
@@ -47,6 +48,8 @@ class Setup:
     """Tokens of one request."""
     kv_cells: int = 32768
     """Tokens of all requests together."""
+    extra_buffers: bool = True
+    """False: llama.cpp must not repack weights here; ours sees that itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Server:
     url: str
     process: psutil.Process | None = None
     """None: it was running already and isn't ours to watch."""
+    log: Path | None = None
 
     def cpu_seconds(self) -> float | None:
         """CPU time of all its processes so far."""
@@ -128,7 +132,9 @@ def llama_cpp_python(setup: Setup, port: int) -> Launch:
         "verbose": False,
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return Launch([str(setup.peers / "bin/python"), "-m", "llama_cpp.server", *flags], "/v1/models", {})
+    script = Path(__file__).with_name("llama_cpp_python_server.py")
+    argv = [str(setup.peers / "bin/python"), str(script), str(int(setup.extra_buffers)), *flags]
+    return Launch(argv, "/v1/models", {})
 
 
 LAUNCHES: Mapping[str, Callable[[Setup, int], Launch]] = {
@@ -136,6 +142,21 @@ LAUNCHES: Mapping[str, Callable[[Setup, int], Launch]] = {
     "llama.cpp": llama_cpp,
     "llama-cpp-python": llama_cpp_python,
 }
+
+
+def describe_peers(environment: Path) -> dict[str, Any]:
+    """Versions of the peers' packages, and the instruction sets that each was compiled for."""
+    script = """
+import importlib.metadata, json, llama_cpp, xllamacpp
+print(json.dumps({
+    "versions": {name: importlib.metadata.version(name) for name in ("xllamacpp", "llama-cpp-python")},
+    "cpu_features": {
+        "llama.cpp": xllamacpp.get_system_info(),
+        "llama-cpp-python": llama_cpp.llama_print_system_info().decode(),
+    },
+}))"""
+    answer = subprocess.run([environment / "bin/python", "-c", script], capture_output=True, text=True, check=True)
+    return dict(json.loads(answer.stdout))
 
 
 @contextmanager
@@ -155,7 +176,7 @@ def running(name: str, launch: Callable[[int], Launch], threads: int, log: Path)
             plan.argv, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        server = Server(name, f"http://{HOST}:{port}", process)
+        server = Server(name, f"http://{HOST}:{port}", process, log)
         _wait_until_ready(process, server.url + plan.ready_path, log)
         yield server
     finally:
@@ -166,11 +187,11 @@ def _wait_until_ready(process: psutil.Popen, url: str, log: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerFailed(f"{process.args} ended with status {process.returncode}:\n{_end_of(log)}")
+            raise ServerFailed(f"{process.args} ended with status {process.returncode}:\n{end_of(log)}")
         if _answers(url):
             return
         time.sleep(0.2)
-    raise ServerFailed(f"no answer from {url} within {START_LIMIT_S} s:\n{_end_of(log)}")
+    raise ServerFailed(f"no answer from {url} within {START_LIMIT_S} s:\n{end_of(log)}")
 
 
 def _answers(url: str) -> bool:
@@ -209,5 +230,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _end_of(log: Path) -> str:
+def end_of(log: Path) -> str:
+    """The last lines, for an error message."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])

@@ -16,7 +16,7 @@ from deployments.config_file import model_paths
 from deployments.config_source import Source, read_source, take_aliases, take_configs
 from deployments.errors import InvalidRequest, ModelNotFound
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("manta.catalog")
 
 _LATER_PART = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")
 """Second and further files of weights that were split; the first stands for all."""
@@ -103,9 +103,9 @@ class Catalog:
             elif config.alias is not None:
                 why = "is an alias itself" if config.alias in configured else "is not installed"
                 problems[source.path].append(f'alias: expected the name of a model, but "{config.alias}" {why}')
+        taken = configured.keys() | models.keys()
         for source in self._sources.values():
-            free = {name: target for name, target in source.aliases.items() if name not in configured | models}
-            aliases |= {name: target for name, target in free.items() if target in models}
+            aliases |= {name: to for name, to in source.aliases.items() if name not in taken and to in models}
 
         self._report({str(path): f"{path.name}: {'; '.join(found)}" for path, found in problems.items() if found})
         self.configs = {name: with_defaults(config, self._defaults) for name, config in models.items()}

@@ -193,7 +193,7 @@ async def _side_by_side(streams: Sequence[AsyncIterator[Delta]]) -> AsyncIterato
             deltas = [item for item in items if isinstance(item, Delta)]
             running -= sum(delta.finish_reason is not None for delta in deltas)
             if deltas:
-                yield deltas
+                yield _merged(deltas)
             if error := next((item for item in items if isinstance(item, Exception)), None):
                 raise error
             if running:
@@ -202,3 +202,16 @@ async def _side_by_side(streams: Sequence[AsyncIterator[Delta]]) -> AsyncIterato
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _merged(deltas: list[Delta]) -> list[Delta]:
+    """One delta per choice: what goes together needs one envelope."""
+    merged: dict[int, Delta] = {}
+    for delta in deltas:
+        if (first := merged.setdefault(delta.index, delta)) is not delta:
+            first.text += delta.text
+            first.finish_reason = delta.finish_reason
+            first.token_ids += delta.token_ids
+            if delta.logprobs:
+                first.logprobs = [*(first.logprobs or []), *delta.logprobs]
+    return list(merged.values())

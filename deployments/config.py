@@ -252,7 +252,7 @@ def default_threads() -> int:
 def tasks(config: ModelConfig) -> list[Task]:
     """What the model is for, the first its main one: as `known_usecases` says, or as its flags and backend suggest."""
     if config.known_usecases is not None:
-        named = (USECASES.get(usecase) for usecase in config.known_usecases)
+        named = (USECASES.get(usecase.lower()) for usecase in config.known_usecases)
         return list(dict.fromkeys(task for task in named if task is not None))
     if config.embeddings:
         return [Task.EMBEDDING]

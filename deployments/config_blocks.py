@@ -102,6 +102,8 @@ class GrammarConfig:
     properties_order: str | None = None
     schema_type: str | None = None
     triggers: list[dict[str, Any]] | None = None
+    function_arguments_key: str | None = None
+    """Stands here by mistake in LocalAI's gallery (llama3.2-fcall.yaml)."""
 
 
 @dataclass(kw_only=True, slots=True)

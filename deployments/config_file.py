@@ -164,11 +164,21 @@ def _key(location: tuple[int | str, ...]) -> str:
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
-    cls: type | None = ModelConfig
-    for part in location[:-1]:
-        cls = _blocks(cls).get(str(part)) if cls else None
-    close = difflib.get_close_matches(str(location[-1]), [f.name for f in fields(cls)] if cls else [], n=1)
+    """The same name elsewhere (`temperature` belongs under `parameters`), else one like it in the same place."""
+    name, place = str(location[-1]), _key(location[:-1])
+    known = list(_known_keys(ModelConfig))
+    siblings = [key.removeprefix(f"{place}.") for key in known if key.rpartition(".")[0] == place]
+    elsewhere = [key for key in known if key.rpartition(".")[2] == name]
+    close = elsewhere or difflib.get_close_matches(name, siblings, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _known_keys(cls: type, prefix: str = "") -> Iterator[str]:
+    blocks = _blocks(cls)
+    for item in fields(cls):
+        yield f"{prefix}{item.name}"
+        if block := blocks.get(item.name):
+            yield from _known_keys(block, f"{prefix}{item.name}.")
 
 
 def _shown(value: Any) -> str:
@@ -189,7 +199,7 @@ def _problems(config: ModelConfig) -> Iterator[str]:
     if config.max_replicas is not None and (config.min_replicas or 0) > config.max_replicas:
         yield f"min_replicas: expected at most max_replicas ({config.max_replicas}), got {config.min_replicas}"
     for usecase in config.known_usecases or []:
-        if usecase not in USECASES:
+        if usecase.lower() not in USECASES:
             yield f"known_usecases: expected {', '.join(USECASES)}; got {_shown(usecase)}"
     for key in ("cutstrings", "extract_regex"):
         yield from _pattern_problems(key, getattr(config, key) or [])

@@ -12,7 +12,7 @@ from deployments.config_file import load_yaml, parse
 from deployments.config_unused import UNUSED, used_unused
 from deployments.errors import ConfigInvalid
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("manta.catalog")
 
 
 @dataclass(slots=True)

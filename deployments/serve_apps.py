@@ -103,7 +103,10 @@ class ServeApps:
             max_surge_percent=0,  # the old replica must free the GPU before the new one starts
         )
         target = RunTarget(
-            deployment.bind(config, self._models_path, spec_hash, reporter), name=app, route_prefix=None
+            deployment.bind(config, self._models_path, spec_hash, reporter),
+            name=app,
+            route_prefix=None,
+            logging_config={"encoding": "JSON", "enable_access_log": False},
         )
         await asyncio.to_thread(serve.run_many, [target], wait_for_applications_running=False)
 

@@ -1,8 +1,16 @@
 """Layers by directory: what lies under tests/<layer>/ has that marker."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from api import ray_env
+
+os.environ.update({**ray_env.read(), **os.environ})  # before Ray is imported
+
+from tests.serving import KEY, Server, serving  # noqa: E402
 
 LAYERS = ("unit", "cluster", "models")
 TESTS = Path(__file__).parent
@@ -17,3 +25,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _layer(item: pytest.Item) -> str:
     return item.path.relative_to(TESTS).parts[0]
+
+
+ECHOES = {
+    "echo": {},
+    "echo-slow": {"options": '["delay:0.005"]'},
+    "echo-endless": {"options": '["delay:0.001", "repeat:2000"]'},
+    "echo-fails": {"options": '["fail_after:3"]'},
+    "echo-tiny": {"context_size": 64},
+}
+"""Echo models of the one server that all cluster and model tests share."""
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server as `make run` starts it. Its end is a test too: Ctrl-C must leave no process and no port."""
+    directory = tmp_path_factory.mktemp("server")
+    (directory / "models").mkdir()
+    for name, fields in ECHOES.items():
+        lines = [f"{key}: {value}" for key, value in fields.items()]
+        (directory / "models" / f"{name}.yaml").write_text("\n".join([f"name: {name}", "backend: echo", *lines]))
+    with serving(directory, API_KEY=KEY, MANTA_KEEPALIVE="1", MANTA_LOAD_FAILURE_COOLDOWN="2") as running:
+        yield running

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psutil
+import ray
 
 PROJECT = Path(__file__).resolve().parents[1]
 KEY = "sk-test-key"
@@ -69,6 +70,20 @@ class Server:
                 continue
         return found
 
+    def in_flight(self, model: str) -> int:
+        """Slots taken and requests queued in the model's replicas, by their own account."""
+        replicas = self._handle(model).broadcast("describe").results(timeout_s=10)
+        return int(sum(replica["slots_busy"] + replica["queued"] for replica in replicas))
+
+    def _handle(self, model: str) -> Any:
+        from deployments.serve_apps import app_name, model_handle
+
+        if not ray.is_initialized():
+            (raylet,) = self.processes("raylet/raylet")
+            address = next(a for a in raylet.cmdline() if a.startswith("--gcs-address=")).partition("=")[2]
+            ray.init(address, namespace="serve", log_to_driver=False, logging_level="ERROR")
+        return model_handle(app_name(model))
+
     def replica(self, model: str) -> psutil.Process | None:
         """The process of a loaded model's one replica."""
         from deployments.serve_apps import app_name
@@ -96,10 +111,10 @@ def serving(directory: Path, **settings: str) -> Iterator[Server]:
         "MANTA_DATA_PATH": str(data_path),
         **settings,
     }
-    output = (directory / "launcher.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api"], cwd=PROJECT, env=environ, stdout=output, stderr=output, start_new_session=True
-    )
+    with (directory / "launcher.log").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api"], cwd=PROJECT, env=environ, stdout=output, stderr=output, start_new_session=True
+        )
     server = Server(f"http://127.0.0.1:{port}", models_path, data_path, psutil.Process(process.pid))
     try:
         wait_until_ready(server, process, directory / "launcher.log")

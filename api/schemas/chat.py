@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from api.schemas.common import Integer, Text, WireModel, text_options
+from api.schemas.common import LARGEST_COUNT, Integer, Text, WireModel, text_options
 from api.schemas.usage import CompletionUsage
 from api.validation import kind
 from deployments.backends.base import ChatRequest
@@ -39,7 +39,7 @@ class ChatCompletionRequest(Text):
     """OpenAI's `CompletionCreateParams` of chat."""
 
     messages: Annotated[list[ChatCompletionMessageParam], Field(min_length=1)]
-    max_completion_tokens: Annotated[Integer | None, Field(ge=0)] = None
+    max_completion_tokens: Annotated[Integer | None, Field(ge=0, le=LARGEST_COUNT)] = None
     """The newer name of `max_tokens`; it wins."""
     logprobs: bool | None = None
     top_logprobs: Annotated[Integer | None, Field(ge=0, le=20)] = None

@@ -39,6 +39,8 @@ StringOrList = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 
+LARGEST_COUNT = 2**31 - 1
+"""What C's `int32_t` holds."""
 LARGEST_SEED = 2**64 - 1
 MOST_CHOICES = 2048
 """Sequences one request may ask for, all prompts and choices together."""
@@ -79,7 +81,7 @@ class Text(WireModel):
     """Negative: a random one."""
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     """Token id → what is added to its logit."""
-    max_tokens: Annotated[Integer | None, Field(ge=0)] = None
+    max_tokens: Annotated[Integer | None, Field(ge=0, le=LARGEST_COUNT)] = None
     """0 and null: until the model ends or the context is full."""
     n: Annotated[Integer | None, Field(ge=1, le=128)] = None
     """Choices to generate."""
@@ -90,14 +92,14 @@ class Text(WireModel):
     stream_options: StreamOptions | None = None
 
     # LocalAI's
-    top_k: Integer | None = None
+    top_k: Annotated[Integer | None, Field(ge=-LARGEST_COUNT, le=LARGEST_COUNT)] = None
     """0 or less: off."""
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     typical_p: Annotated[float | None, Field(ge=0, le=1)] = None
     """0 and 1: off."""
     repeat_penalty: Annotated[float | None, Field(ge=0)] = None
     """0 and 1: off."""
-    repeat_last_n: Annotated[Integer | None, Field(ge=-1)] = None
+    repeat_last_n: Annotated[Integer | None, Field(ge=-1, le=LARGEST_COUNT)] = None
     """Tokens the penalties look back on; -1: the whole context."""
     mirostat: Annotated[Integer | None, Field(ge=0, le=2)] = None
     mirostat_tau: Annotated[float | None, Field(ge=0)] = None

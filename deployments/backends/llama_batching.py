@@ -7,7 +7,7 @@ prefilled. Requests join and leave between steps. Everything here runs on the en
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from deployments.backends.fair_queue import FairQueue
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
     slot: Slot
     job: Job
-    count: int
+    tokens: int
     logits: int | None
     """Batch row of the logits to sample from. None: the prompt goes on in the next step."""
 
@@ -69,6 +69,8 @@ class Scheduler:
         self._orders = itertools.count()
         self._clock = clock
         self._seconds_per_token = STEP_SECONDS / MIN_CHUNK
+        self.decode_failures = 0
+        """Steps in a row in which the decoder failed."""
         self._crowded = False
         """Somebody was preempted, and nobody has left since: admitting more would only preempt again."""
 
@@ -89,26 +91,34 @@ class Scheduler:
             "kv_cells_used": self._slots.cells.used,
         }
 
-    def step(self) -> list[Output]:
+    def step(self) -> Iterator[Output]:
         """Decode one batch. No request is lost: what can't run now runs later, what fails gets its error."""
         self._drop_cancelled()
         self._admit()
         self._make_room_for_generating()
         rows = self._fill_batch()
         if not rows:
-            return self._make_room()
+            yield from self._make_room()
+            return
         started = self._clock()
         try:
             self._decoder.decode()
         except CellsExhausted:
-            return self._make_room()
+            yield from self._make_room()
+            return
         except DecodeFailed as failure:
-            return [self._fail(row.slot, row.job, EngineError(str(failure))) for row in rows]
+            self.decode_failures += 1
+            for row in rows:
+                yield self._fail(row.slot, row.job, EngineError(str(failure)))
+            return
+        self.decode_failures = 0
         self._measure(self._clock() - started)
-        for slot, _, count, _ in rows:
-            slot.filled += count
-            self._slots.cells.extend(slot.index, count)
-        return [self._sample(row.slot, row.job, row.logits) for row in rows if row.logits is not None]
+        for slot, _, tokens, _ in rows:
+            slot.filled += tokens
+            self._slots.cells.extend(slot.index, tokens)
+        for slot, job, _, logits in rows:
+            if logits is not None:
+                yield self._sample(slot, job, logits)
 
     def fail_all(self, error: MantaError) -> list[Output]:
         """End every request, running or waiting."""
@@ -192,7 +202,7 @@ class Scheduler:
     def _make_room(self) -> list[Output]:
         """The batch found no cells: free some at any price. Only a request that is alone can fail by it."""
         running = self._by_order()
-        if not running or not self._slots.forget_idle():
+        if not running or self._slots.forget_idle():
             return []
         if len(running) > 1:
             self._preempt_youngest()

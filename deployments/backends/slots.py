@@ -71,7 +71,7 @@ class Slots:
     # ---- prefixes ----
 
     def longest_prefix(self, ids: Sequence[int]) -> tuple[Slot, int]:
-        """The slot whose cache begins most like `ids`, and how far. The last token never counts: its logits are needed."""
+        """The slot whose cache begins most like `ids`, and how far. The last token doesn't count: it gives logits."""
         best, longest = self._slots[0], 0
         for slot in self._slots if self._memory.reuses_prefixes else ():
             length = common_prefix(ids, slot.ids, min(slot.filled, len(ids) - 1))
@@ -131,8 +131,11 @@ class Slots:
         return True
 
     def forget_idle(self) -> bool:
-        """Forget all idle prefixes. True: there were none."""
-        return not self._evict_one() or (self.evict_idle(self.cells.capacity) and False)
+        """Forget all idle prefixes. False: there were none."""
+        forgot = False
+        while self._evict_one():
+            forgot = True
+        return forgot
 
     def _evict_one(self, keep: Slot | None = None) -> bool:
         idle = [slot for slot in self._slots if slot.job is None and slot.filled and slot is not keep]
@@ -147,10 +150,11 @@ class Slots:
     def _trim(self, slot: Slot, length: int) -> None:
         if slot.filled <= length:
             return
-        if not self._memory.trim(slot.index, length):
-            return self.clear(slot)
-        self.cells.trim(slot.index, length)
-        slot.filled = length
+        if self._memory.trim(slot.index, length):
+            self.cells.trim(slot.index, length)
+            slot.filled = length
+        else:
+            self.clear(slot)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int], most: int) -> int:

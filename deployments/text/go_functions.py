@@ -163,7 +163,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "print": _print,
     "printf": _printf,
     "println": lambda *values: " ".join(map(to_text, values)) + "\n",
-    "slice": lambda value, *bounds: value[slice(*bounds)] if bounds else value,
+    "slice": lambda value, low=0, high=None: value[low:high],
     # sprig: texts
     "cat": lambda *values: " ".join(map(to_text, values)),
     "contains": lambda part, text: part in text,

@@ -12,7 +12,7 @@ from deployments.text.go_functions import Struct, to_json
 from deployments.text.go_template import GoTemplate
 from deployments.text.jinja_template import JinjaTemplate
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("manta.prompt")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}<|im_end|>\n{% endfor %}"
@@ -165,7 +165,12 @@ def _go_template(value: str | None, models_path: Path, key: str, inline: bool = 
     if not value:
         return None
     name = f"{value}.tmpl"
-    inside = "\n" not in name and len(name) < 256 and ".." not in PurePosixPath(name).parts and not name.startswith("/")
+    inside = (
+        "\n" not in name
+        and len(name.encode()) < 256
+        and ".." not in PurePosixPath(name).parts
+        and not name.startswith("/")
+    )
     if inside and (models_path / name).is_file():
         return GoTemplate((models_path / name).read_text("utf-8"), name)
     return GoTemplate(value, key) if inline else None

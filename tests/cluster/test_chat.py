@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import string
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import openai
@@ -18,13 +19,15 @@ def words(count: int, seed: int) -> str:
 
 
 @pytest.fixture
-def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=120)
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
+        yield client
 
 
 @pytest.fixture
-def async_client(server: Server) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=120)
+async def async_client(server: Server) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
+        yield client
 
 
 def test_a_chat(client: openai.OpenAI) -> None:

@@ -21,7 +21,7 @@ Step = DeltaGroup | Exception | asyncio.Event
 
 
 class LocalDispatch:
-    """Plays `script` for streams and returns `result` for calls; an exception in either is raised, an event waited for."""
+    """Plays `script` for streams, returns `result` for calls; exceptions in either are raised, events waited for."""
 
     def __init__(self) -> None:
         self.installed: Sequence[ModelCard] = CARDS

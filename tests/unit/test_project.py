@@ -11,7 +11,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ray.serve.schema import ServeDeploySchema
 
-from api import ray_env
 from api.settings import load_settings, table
 from deployments.backends.registry import BACKENDS
 
@@ -37,7 +36,9 @@ def make_knows(target: str) -> bool:
 
 def test_there_are_three_packages() -> None:
     assert {path.parent.name for path in PROJECT.glob("*/__init__.py")} == PACKAGES
-    assert {pattern.rstrip("*") for pattern in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]} == PACKAGES
+    assert {
+        pattern.rstrip("*") for pattern in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    } == PACKAGES
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
@@ -114,17 +115,3 @@ def test_nodes_of_the_ray_cluster_get_the_environment() -> None:
     for role in ("head", "worker"):
         (start,) = [line for line in cluster[f"{role}_start_ray_commands"] if " start " in line]
         assert ". configs/ray.env" in start, role
-
-
-def test_ray_env_reads_the_same_here_and_in_a_shell() -> None:
-    script = f"set -a; . {ray_env.RAY_ENV}; env"
-    shell = subprocess.run(["env", "-i", "sh", "-c", script], capture_output=True, text=True, check=True)
-    exported = dict(line.split("=", 1) for line in shell.stdout.splitlines())
-    assert ray_env.read().items() <= exported.items()
-    assert ray_env.read()["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
-
-
-def test_missing_names_what_is_not_set() -> None:
-    assert ray_env.missing(ray_env.read()) == []
-    assert ray_env.missing({}) == list(ray_env.read())
-    assert ray_env.missing({**ray_env.read(), "RAY_AUTH_MODE": "disabled"}) == [], "another value is a choice"

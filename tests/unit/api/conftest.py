@@ -1,6 +1,7 @@
 """The application over a scripted gateway, and clients for it."""
 
-from collections.abc import AsyncIterator, Callable
+import functools
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from fastapi import FastAPI
 
 from api.http import create_app
 from api.settings import Settings
+from tests.unit.http_clients import AppFactory, http_client
 from tests.unit.local_dispatch import LocalDispatch
-
-AppFactory = Callable[..., FastAPI]
 
 
 @pytest.fixture
@@ -32,21 +32,29 @@ def make_app(gateway: LocalDispatch, tmp_path: Path) -> AppFactory:
     return make
 
 
+@functools.cache
+def _shared_app() -> FastAPI:
+    """The application with default settings: making one takes 30 ms, most tests can do with the same."""
+    return create_app(Settings(), LocalDispatch())
+
+
 @pytest.fixture
-async def client(make_app: AppFactory) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_client(make_app()) as client:
+def app(gateway: LocalDispatch) -> FastAPI:
+    app = _shared_app()
+    app.state.gateway = gateway
+    return app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with http_client(app) as client:
         yield client
 
 
 @pytest.fixture
-async def openai_client(make_app: AppFactory) -> AsyncIterator[openai.AsyncOpenAI]:
-    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(make_app()))
+async def openai_client(app: FastAPI) -> AsyncIterator[openai.AsyncOpenAI]:
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app))
     async with openai.AsyncOpenAI(
         base_url="http://manta/v1", api_key="none", http_client=http, max_retries=0
     ) as client:
         yield client
-
-
-def http_client(app: FastAPI, **options: Any) -> httpx.AsyncClient:
-    """A bare client, in-process."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://manta", **options)

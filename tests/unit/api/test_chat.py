@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import openai
-import orjson
 import pytest
 
 from api.schemas.chat import ChatCompletion
@@ -85,14 +84,6 @@ async def test_stream_ends_with_usage_when_asked(client: httpx.AsyncClient) -> N
     assert last["usage"]["total_tokens"] == 9
     assert last["object"] == "chat.completion.chunk"
     assert all(chunk["usage"] is None for chunk in chunks)
-
-
-async def test_a_group_is_one_piece_of_the_body(gateway: LocalDispatch, client: httpx.AsyncClient) -> None:
-    async with client.stream("POST", "/v1/chat/completions", json={"messages": MESSAGES, "stream": True}) as response:
-        pieces = [piece async for piece in response.aiter_raw()]
-    # A piece per group; the last one's events, then [DONE].
-    assert b"".join(pieces).count(b"data: ") == 5
-    assert len(gateway.script) == 2
 
 
 async def test_choices_keep_their_index(gateway: LocalDispatch, client: httpx.AsyncClient) -> None:
@@ -292,7 +283,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"n": 129}, "n", "at most 128"),
         ({"n": 1.5}, "n", "expected an integer, but got a decimal number"),
         ({"max_tokens": -1}, "max_tokens", "at least 0"),
-        ({"max_tokens": 10**40}, "max_tokens", "Invalid"),
+        ({"max_tokens": 10**40}, "max_tokens", "at most"),
         ({"stop": 5}, "stop", "expected an array, but got an integer"),
         ({"stop": [5]}, "stop[0]", "expected a string"),
         ({"frequency_penalty": 3}, "frequency_penalty", "at most 2"),
@@ -316,21 +307,13 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 async def test_mistakes_are_named(
     client: httpx.AsyncClient, gateway: LocalDispatch, body: dict[str, Any], param: str, message: str
 ) -> None:
-    response = await client.post("/v1/chat/completions", content=orjson_or_json({"messages": MESSAGES, **body}))
+    response = await client.post("/v1/chat/completions", content=json.dumps({"messages": MESSAGES, **body}))
     error = response.json()["error"]
     assert response.status_code == 400
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
     assert message in error["message"]
     assert gateway.requests == []
-
-
-def orjson_or_json(body: Any) -> bytes:
-    """JSON, of integers that orjson can't write too."""
-    try:
-        return orjson.dumps(body)
-    except TypeError:
-        return json.dumps(body).encode()
 
 
 @pytest.mark.parametrize("body", [{"tools": []}, {"tools": [TOOL], "tool_choice": "none"}, {"tools": None}])

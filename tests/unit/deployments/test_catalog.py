@@ -1,3 +1,5 @@
+"""The catalog over real files that come, change, break and go."""
+
 import logging
 import os
 import subprocess

@@ -1,3 +1,5 @@
+"""Model configs: every field is accounted for, defaults, sampling, tasks."""
+
 import pickle
 import subprocess
 import sys
@@ -14,29 +16,23 @@ from deployments.config_blocks import Parameters
 from deployments.config_unused import UNUSED, used_unused
 from deployments.errors import ConfigInvalid
 
-HONOURED = {
-    *"name alias backend description disabled known_usecases embeddings options".split(),
-    *"min_replicas max_replicas num_cpus num_gpus target_ongoing_requests max_queued_requests idle_timeout".split(),
-    *"load_timeout pinned preload parallel kv_cells runtime_env".split(),
-    *"threads context_size gpu_layers mmap mmlock tensor_split main_gpu flash_attention no_kv_offloading".split(),
-    *"cache_type_k cache_type_v numa rope_scaling yarn_ext_factor yarn_attn_factor yarn_beta_fast".split(),
-    *"yarn_beta_slow lora_adapter lora_scale lora_adapters lora_scales mirostat mirostat_eta mirostat_tau".split(),
-    *"grammar roles system_prompt chat_template_kwargs reasoning_effort stopwords cutstrings extract_regex".split(),
-    *"trimspace trimsuffix".split(),
-    *(
-        f"parameters.{name}"
-        for name in (
-            "model temperature top_k top_p min_p typical_p max_tokens n echo batch ignore_eos repeat_penalty "
-            "repeat_last_n frequency_penalty presence_penalty seed logit_bias logprobs top_logprobs rope_freq_base "
-            "rope_freq_scale"
-        ).split()
-    ),
-    *(
-        f"template.{name}"
-        for name in "chat chat_message completion edit use_tokenizer_template join_chat_messages_by_character".split()
-    ),
-}
-"""Fields that something reads. A new field must come here or into UNUSED."""
+READ_BY_SOMETHING = """
+name alias backend description disabled known_usecases embeddings options
+min_replicas max_replicas num_cpus num_gpus target_ongoing_requests max_queued_requests idle_timeout load_timeout
+pinned preload parallel kv_cells runtime_env
+threads context_size gpu_layers mmap mmlock tensor_split main_gpu flash_attention no_kv_offloading
+cache_type_k cache_type_v numa rope_scaling yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow
+lora_adapter lora_scale lora_adapters lora_scales mirostat mirostat_eta mirostat_tau grammar
+roles system_prompt chat_template_kwargs reasoning_effort stopwords cutstrings extract_regex trimspace trimsuffix
+parameters.model parameters.temperature parameters.top_k parameters.top_p parameters.min_p parameters.typical_p
+parameters.max_tokens parameters.n parameters.echo parameters.batch parameters.ignore_eos parameters.repeat_penalty
+parameters.repeat_last_n parameters.frequency_penalty parameters.presence_penalty parameters.seed
+parameters.logit_bias parameters.logprobs parameters.top_logprobs parameters.rope_freq_base parameters.rope_freq_scale
+template.chat template.chat_message template.completion template.edit template.use_tokenizer_template
+template.join_chat_messages_by_character
+"""
+HONOURED = set(READ_BY_SOMETHING.split())
+"""A new field must come here or into UNUSED."""
 
 
 def leaves(cls: type, prefix: str = "") -> Iterator[str]:
@@ -50,7 +46,7 @@ def leaves(cls: type, prefix: str = "") -> Iterator[str]:
 
 
 def unused(path: str) -> bool:
-    return path in UNUSED or path.split(".")[0] in UNUSED
+    return path in UNUSED or path.partition(".")[0] in UNUSED
 
 
 def test_every_field_is_either_honoured_or_named_as_unused() -> None:
@@ -59,7 +55,7 @@ def test_every_field_is_either_honoured_or_named_as_unused() -> None:
 
 def test_every_unused_path_is_a_field_or_a_block() -> None:
     paths = set(leaves(ModelConfig))
-    known = paths | {path.split(".")[0] for path in paths}
+    known = paths | {path.partition(".")[0] for path in paths}
     assert UNUSED.keys() <= known
 
 
@@ -122,6 +118,7 @@ def test_threads_default_to_at_least_one() -> None:
         ({"backend": "llama-cpp", "embeddings": True}, [Task.EMBEDDING]),
         ({"backend": "llama-cpp", "reranking": True}, [Task.RERANK]),
         ({"known_usecases": ["chat", "completion", "embeddings"]}, [Task.CHAT, Task.EMBEDDING]),
+        ({"known_usecases": ["CHAT", "video"]}, [Task.CHAT]),
         ({"known_usecases": ["video"]}, []),
         ({}, []),
     ],

@@ -1,3 +1,5 @@
+"""From YAML text to checked configs: what is read, and how every refusal is worded."""
+
 from typing import Any
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from deployments.config_file import load_yaml, parse, seconds
 from deployments.errors import ConfigInvalid
 
-# As in LocalAI's gallery: an anchor, the explicit merge tag, blocks of every kind, a null block, an exponent without a point.
+# As in LocalAI's gallery: blocks of every kind, a null block, an exponent without a point, a date as a text.
 LOCALAI = """
 name: hermes
 backend: llama-cpp
@@ -81,6 +83,8 @@ def test_a_zero_that_means_unset_to_localai_is_unset() -> None:
         ({"flash_attention": "x"}, "flash_attention: expected true or false or 'auto', 'on' or 'off', got \"x\""),
         ({"mirostat": 3}, "mirostat: expected 0, 1 or 2, got 3"),
         ({"context_sise": 1}, "context_sise: unknown key (did you mean context_size?)"),
+        ({"temperature": 1}, "temperature: unknown key (did you mean parameters.temperature?)"),
+        ({"parameters": {"context_size": 1}}, "parameters.context_size: unknown key (did you mean context_size?)"),
         ({"parameters": {"modle": "x"}}, "parameters.modle: unknown key (did you mean model?)"),
         ({"template": {"zzz": "x"}}, "template.zzz: unknown key"),
         ({"download_files": [{"filename": "a"}]}, "download_files[0].uri: is missing"),

@@ -184,7 +184,9 @@ async def test_a_failed_load_says_why_and_cools_down_longer_each_time(make: Any,
         assert status and status.state is State.FAILED and "no such tensor" in str(status.error)
         cooldowns.append(status.until - before)
         async with asyncio.timeout(5):
-            while time.time() < status.until or (controller._models["a"].work and not controller._models["a"].work.done()):
+            while time.time() < status.until or (
+                controller._models["a"].work and not controller._models["a"].work.done()
+            ):
                 await asyncio.sleep(0.01)
     assert apps.log.count("deploy m-a") == 3, "no try during the cool-down"
     assert cooldowns[0] < cooldowns[1] < cooldowns[2]

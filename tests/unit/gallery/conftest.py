@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,16 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+
+
+class Server(ThreadingHTTPServer):
+    """Clients that hang up are part of the tests."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class PackageIndex:
@@ -23,7 +34,7 @@ class PackageIndex:
         """The next download's connection breaks after so many bytes."""
         self.ranges: list[str] = []
         """`Range` headers of the downloads so far; empty where one had none."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = Server(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/simple/"
 
@@ -91,7 +102,7 @@ class PackageIndex:
                 self.wfile.write(content[start:end])
                 self.close_connection = self.close_connection or end is not None
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 """Quiet."""
 
         return Handler

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from gallery.__main__ import app
 from gallery.progress import shown
 
-WEIGHTS = os.urandom(100_000)
-"""pip reports progress from 40 kB."""
+WEIGHTS = os.urandom(1_000_000)
+"""pip reports progress for large files alone."""
 
 INDEX = """
 - name: tiny

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments.errors import ConfigInvalid, DownloadFailed, InsufficientStorage
+from deployments.errors import ConfigInvalid, DownloadFailed, InsufficientStorage, ModelNotFound
 from gallery import sources
 from gallery.index import Entry, File
-from gallery.install import install
+from gallery.install import install, install_starter
 from gallery.sources.base import Report
 
 WEIGHTS = b"weights" * 1000
@@ -141,3 +141,18 @@ def test_of_two_processes_one_downloads(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(log.read_text().splitlines()) == 1
     assert (tmp_path / "models/tiny.yaml").exists()
+
+
+@pytest.mark.parametrize("present", ["mine.yaml", "mine.yml", "mine.gguf"])
+def test_no_starter_model_where_there_is_a_model(tmp_path: Path, present: str) -> None:
+    (tmp_path / present).touch()
+    assert install_starter(tmp_path, "smollm2-135m-instruct") is None
+
+
+def test_no_starter_model_where_none_is_wanted(tmp_path: Path) -> None:
+    assert install_starter(tmp_path, "") is None
+
+
+def test_a_starter_model_that_the_gallery_does_not_hold_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no-such-model"):
+        install_starter(tmp_path / "models", "no-such-model")

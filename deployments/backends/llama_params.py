@@ -1,0 +1,119 @@
+"""From a model's config to llama.cpp's parameters."""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from deployments.backends.llama_library import has_broken_tiles
+from deployments.config import ModelConfig, default_threads
+from deployments.errors import ConfigInvalid
+
+DEFAULT_CONTEXT = 8192
+"""Largest context that a model gets unasked."""
+DEFAULT_BATCH = 512
+DEFAULT_SLOTS = 32
+
+CACHE_TYPES = {
+    name: getattr(llama_cpp, f"GGML_TYPE_{name.upper()}")
+    for name in ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+} | {"bf16": 30}  # in ggml.h, not in llama-cpp-python
+ROPE_SCALING = {
+    "none": llama_cpp.LLAMA_ROPE_SCALING_TYPE_NONE,
+    "linear": llama_cpp.LLAMA_ROPE_SCALING_TYPE_LINEAR,
+    "yarn": llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN,
+}
+FLASH_ATTENTION = {
+    True: llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    False: llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    None: llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+}
+LOAD_MODES = {
+    (True, True): llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK,
+    (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
+    (False, True): llama_cpp.LLAMA_LOAD_MODE_MLOCK,
+    (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
+}
+"""(mmap, mmlock) → how the weights get into memory."""
+
+COPIED = ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow")
+"""Config fields that are context parameters of the same name."""
+
+
+def model_params(config: ModelConfig) -> llama_cpp.llama_model_params:
+    """How to load the weights."""
+    params: llama_cpp.llama_model_params = llama_cpp.llama_model_default_params()
+    params.load_mode = LOAD_MODES[config.mmap is not False, bool(config.mmlock)]
+    params.n_gpu_layers = -1 if config.gpu_layers is None else config.gpu_layers
+    params.use_extra_bufts = not has_broken_tiles()
+    if config.main_gpu not in (None, ""):
+        params.main_gpu = _number("main_gpu", config, config.main_gpu, int)
+    if config.tensor_split:
+        shares = [_number("tensor_split", config, share, float) for share in config.tensor_split.split(",")]
+        params.tensor_split = (ctypes.c_float * llama_cpp.llama_max_devices())(*shares)
+    return params
+
+
+def context_params(config: ModelConfig, trained_context: int) -> tuple[llama_cpp.llama_context_params, int]:
+    """How to run the model, and the tokens that one request may use."""
+    context_size = config.context_size or min(trained_context, DEFAULT_CONTEXT)
+    cells = config.kv_cells or 4 * context_size
+    if cells < context_size:
+        raise ConfigInvalid(
+            f"{config.name}: kv_cells ({cells}) is less than context_size ({context_size}): "
+            "one request alone would not fit. Raise kv_cells or lower context_size."
+        )
+    slots = config.parallel or DEFAULT_SLOTS
+    if slots > llama_cpp.llama_max_parallel_sequences():
+        raise ConfigInvalid(f"{config.name}: parallel is {slots}; at most {llama_cpp.llama_max_parallel_sequences()}")
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = cells
+    params.n_seq_max = slots
+    # A step holds a token of every slot at least, and logits of one token per slot at most.
+    params.n_batch = params.n_ubatch = max(config.parameters.batch or DEFAULT_BATCH, slots)
+    params.n_outputs_max = slots
+    params.n_threads = params.n_threads_batch = config.threads or default_threads()
+    params.kv_unified = True
+    params.swa_full = True  # else prefixes of sliding-window models could not be cut and shared
+    params.flash_attn_type = _choice("flash_attention", config, FLASH_ATTENTION)
+    params.offload_kqv = not config.no_kv_offloading
+    params.no_perf = True
+    if config.cache_type_k:
+        params.type_k = _choice("cache_type_k", config, CACHE_TYPES)
+    if config.cache_type_v:
+        params.type_v = _choice("cache_type_v", config, CACHE_TYPES)
+    if config.rope_scaling:
+        params.rope_scaling_type = _choice("rope_scaling", config, ROPE_SCALING)
+    params.rope_freq_base = config.parameters.rope_freq_base or 0.0
+    params.rope_freq_scale = config.parameters.rope_freq_scale or 0.0
+    for name in COPIED:
+        if (value := getattr(config, name)) is not None:
+            setattr(params, name, value)
+    return params, context_size
+
+
+def lora_files(config: ModelConfig, models_path: Path) -> list[tuple[Path, float]]:
+    """The LoRA adapters to apply, each with its scale."""
+    files = [*([config.lora_adapter] if config.lora_adapter else []), *(config.lora_adapters or [])]
+    scales = [*([config.lora_scale] if config.lora_adapter else []), *(config.lora_scales or [])]
+    scales += [None] * (len(files) - len(scales))
+    return [(models_path / file, 1.0 if scale is None else scale) for file, scale in zip(files, scales, strict=False)]
+
+
+def _choice(field: str, config: ModelConfig, choices: dict[Any, int]) -> int:
+    value = getattr(config, field)
+    if value not in choices:
+        known = ", ".join(sorted(str(choice) for choice in choices if isinstance(choice, str)))
+        raise ConfigInvalid(f"{config.name}: {field} is {value!r}; known are {known}")
+    return choices[value]
+
+
+def _number(field: str, config: ModelConfig, text: int | str | None, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(text or 0)
+    except ValueError:
+        raise ConfigInvalid(f"{config.name}: {field} must hold numbers, not {text!r}") from None
