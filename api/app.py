@@ -1,4 +1,4 @@
-"""The Serve application `api`: ingress replicas and the model controller. `serve run configs/app.yaml` calls `build`."""
+"""The Serve application `api`, which `serve run configs/app.yaml` builds: ingress replicas and the model controller."""
 
 import logging
 from pathlib import Path
@@ -28,7 +28,9 @@ INGRESS = "Ingress"
 class Ingress:
     """One of several equal, stateless HTTP front ends."""
 
-    async def __init__(self, settings: Settings, controller: DeploymentHandle) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, controller: DeploymentHandle
+    ) -> None:
         configure_logging(settings.logging_level)
         self._settings = settings
         self._dispatch = Dispatch(controller, settings.request_timeout)
@@ -36,13 +38,15 @@ class Ingress:
             logger.warning("slower and less safe than it could be: configs/ray.env was not in force for %s", missing)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._settings, self._dispatch)
+        return create_app(self._settings, self._dispatch, answers_request_id=False)
 
 
 class Controller(ModelController):
     """The controller as a Serve deployment."""
 
-    async def __init__(self, settings: ControllerSettings, log_level: str) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: ControllerSettings, log_level: str
+    ) -> None:
         configure_logging(log_level)
         api_app = serve.get_replica_context().app_name
         super().__init__(settings, ServeApps(settings.models_path, api_app), app_name)
@@ -50,13 +54,15 @@ class Controller(ModelController):
 
 
 def build(args: dict[str, Any]) -> Application:
-    """What `import_path: api.app:build` of configs/app.yaml names. `args` has no keys yet: settings come by environment and server.yaml."""
+    """`import_path` of configs/app.yaml. Its `args` stay empty: settings come from the environment and server.yaml."""
     settings = load_settings()
     configure_logging(settings.logging_level)
     settings.log_origins()
     with shown(Console()) as progress:
         install_starter(settings.models_path, settings.starter_model, progress)
-    controller = serve.deployment(Controller, name=CONTROLLER).bind(controller_settings(settings), settings.logging_level)
+    controller = serve.deployment(Controller, name=CONTROLLER).bind(
+        controller_settings(settings), settings.logging_level
+    )
     ingress = serve.deployment(serve.ingress()(Ingress), name=INGRESS)
     return ingress.bind(settings, controller)
 

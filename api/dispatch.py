@@ -1,14 +1,14 @@
 """From a model's name to its replicas: the only module of the ingress that knows Ray.
 
 Keeps this ingress's copy of all model states, asks the controller on a miss, waits within the deadline, and
-translates what Serve raises. A request that waits for a model, or runs on one, is answered when the model fails or goes.
+translates what Serve raises. A request that waits for a model or runs on one is answered when the model fails or goes.
 """
 
 import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,7 +128,8 @@ class Dispatch:
 
     async def reload(self) -> dict[str, str]:
         async with asyncio.timeout(60):
-            return await self._controller.reload.remote()
+            errors: dict[str, str] = await self._controller.reload.remote()
+            return errors
 
     # ---- calls ----
 
@@ -144,9 +145,9 @@ class Dispatch:
                     response.cancel()
                     raise
 
-            return await self._attempts(call, local, send)
+            return await self._attempts(model, call, local, send)
 
-    async def stream(self, model: str, method: str, request: object) -> AsyncIterator[Any]:
+    async def stream(self, model: str, method: str, request: object) -> AsyncGenerator[Any, None]:
         """A streaming method of one of the model's replicas. Closing the iterator cancels it there."""
         async with self._on(model) as (local, call):
             responses: list[Any] = []
@@ -156,7 +157,7 @@ class Dispatch:
                 return await anext(responses[0])
 
             try:
-                yield await self._attempts(call, local, send)
+                yield await self._attempts(model, call, local, send)
                 while True:
                     async with call:
                         try:
@@ -172,7 +173,9 @@ class Dispatch:
                 for response in responses:
                     response.cancel()
 
-    async def _attempts(self, call: Call, local: Local, send: Callable[[DeploymentHandle], Awaitable[Any]]) -> Any:
+    async def _attempts(
+        self, model: str, call: Call, local: Local, send: Callable[[DeploymentHandle], Awaitable[Any]]
+    ) -> Any:
         """The first answer to a request of which nothing has been delivered yet, so that it may be sent again:
         once when its replica died, and while a handle has not yet heard that its deployment is back."""
         give_up = time.monotonic() + REAPPEARING_S
@@ -184,12 +187,12 @@ class Dispatch:
                     return await send(local.handle)
                 except DeploymentUnavailableError as error:
                     if local.status.state is not State.READY or time.monotonic() > give_up:
-                        raise ModelUnloaded("the model was unloaded").after(1) from error
+                        raise _unloaded(model) from error
                     await asyncio.sleep(0.1)
                 except StopAsyncIteration:
                     raise
                 except Exception as error:
-                    ours = _translated(error, local.status.app)
+                    ours = _translated(error, model)
                     if not isinstance(ours, ReplicaDied) or died:
                         raise ours from error
                     died = True
@@ -251,7 +254,7 @@ class Dispatch:
             try:
                 async with asyncio.timeout(CONTROLLER_TIMEOUT_S):
                     update = await self._controller.sync.remote(report)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 – whatever it is, the next try may go well
                 logger.warning("no news from the controller: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(0.5)
                 continue
@@ -275,10 +278,14 @@ class Dispatch:
             local.handle = model_handle(status.app)
         if status.state in (State.ABSENT, State.FAILED):
             for call in list(local.calls):
-                call.abort(ModelUnloaded(f'model "{name}" was unloaded').after(1))
+                call.abort(_failed(name, status.error) if status.error else _unloaded(name))
         local.status = status
         local.changed.set()
         local.changed = asyncio.Event()
+
+
+def _unloaded(model: str) -> MantaError:
+    return ModelUnloaded(f'model "{model}" was unloaded').after(1)
 
 
 def _failed(model: str, error: MantaError) -> MantaError:
@@ -295,7 +302,7 @@ def _translated(error: Exception, model: str) -> MantaError | Exception:
     if isinstance(cause, BackPressureError):
         return Overloaded(f"too many requests wait for model {model}").after(1)
     if isinstance(cause, DeploymentUnavailableError):
-        return ModelUnloaded("the model was unloaded").after(1)
+        return _unloaded(model)
     if isinstance(cause, RayActorError):
         return ReplicaDied("the process that ran this request ended").after(1)
     if isinstance(cause, RequestCancelledError):

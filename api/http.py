@@ -31,15 +31,18 @@ OPENAI_ROUTERS: tuple[APIRouter, ...] = (
 PREFIXES = ("/v1", "")
 
 
-def create_app(settings: Settings, gateway: Gateway) -> FastAPI:
-    """The application that serves the models behind `gateway`."""
+def create_app(settings: Settings, gateway: Gateway, *, answers_request_id: bool = True) -> FastAPI:
+    """The application that serves the models behind `gateway`.
+
+    `answers_request_id`: send `X-Request-ID`. Ray Serve does that itself, around the application.
+    """
     app = FastAPI(
         title="Manta",
         version=__version__,
         description="OpenAI's and LocalAI's API, on Ray Serve.",
         docs_url=None,
         redoc_url=None,
-        middleware=_middlewares(settings),
+        middleware=_middlewares(settings, answers_request_id),
         exception_handlers=dict.fromkeys(HANDLED, answer_error),
         generate_unique_id_function=_operation_id,
         responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
@@ -57,7 +60,7 @@ def create_app(settings: Settings, gateway: Gateway) -> FastAPI:
     return app
 
 
-def _middlewares(settings: Settings) -> list[Middleware]:
+def _middlewares(settings: Settings, answers_request_id: bool) -> list[Middleware]:
     """Outermost first. CORS stands outside the errors: a browser shows a page no error that lacks its headers."""
     keys = [key.get_secret_value() for key in settings.api_keys]
     cors = Middleware(
@@ -68,7 +71,7 @@ def _middlewares(settings: Settings) -> list[Middleware]:
         expose_headers=("X-Request-ID", "X-Correlation-ID", "Retry-After"),
     )
     return [
-        Middleware(RequestLogMiddleware),
+        Middleware(RequestLogMiddleware, answers_request_id=answers_request_id),
         *([cors] if settings.cors else []),
         Middleware(ErrorMiddleware),
         Middleware(KeyMiddleware, keys=keys),

@@ -46,8 +46,9 @@ def _add_request_id(record: logging.LogRecord) -> bool:
 class RequestLogMiddleware:
     """Gives each request an id (the client's own `X-Request-ID`, if it sent a sane one), and logs its end."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, answers_request_id: bool = True) -> None:
         self.app = app
+        self.answers_request_id = answers_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +73,8 @@ class RequestLogMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 answered = MutableHeaders(scope=message)
-                answered["X-Request-ID"] = identity
+                if self.answers_request_id:
+                    answered["X-Request-ID"] = identity
                 answered["X-Correlation-ID"] = correlation
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))

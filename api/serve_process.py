@@ -103,13 +103,18 @@ class ServeProcess:
             return None  # the dashboard isn't up yet
         for name, application in applications.items():
             if application["status"] == "DEPLOY_FAILED":
-                # Ray nests a traceback for each process that passed the error on; the last is where it arose.
-                *_, cause = application["message"].split("Traceback (most recent call last):\n")
-                return f"the application {name!r} failed to deploy:\n{cause.rstrip()}"
+                parts = [application, *application["deployments"].values()]
+                causes = [_cause(part["message"]) for part in parts if part["status"] == "DEPLOY_FAILED"]
+                return "\n".join([f"the application {name!r} failed to deploy:", *causes])
         return None
 
     def _last_lines(self, count: int) -> str:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+
+
+def _cause(message: str) -> str:
+    """The last traceback of a message: Ray nests one for each process that passed the error on."""
+    return message.rpartition("Traceback (most recent call last):\n")[2].rstrip()
 
 
 def _message(line: str) -> str:

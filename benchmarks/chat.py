@@ -95,13 +95,13 @@ def warm_up(ready: Sequence[Server], model: str) -> int:
     return next(iter(counts.values()))
 
 
-def idle_cores(ready: Sequence[Server]) -> dict[str, float]:
+def idle_cores(ready: Sequence[Server], watch_s: float = IDLE_WATCH_S) -> dict[str, float]:
     """Cores that each server keeps busy while nobody asks it anything: it takes them from the one that is measured."""
     before = {server.name: server.cpu_seconds() for server in ready}
-    time.sleep(IDLE_WATCH_S)
+    time.sleep(watch_s)
     after = {server.name: server.cpu_seconds() for server in ready}
     return {
-        name: round((after[name] or 0.0) - seconds, 2) / IDLE_WATCH_S
+        name: round((after[name] or 0.0) - seconds, 2) / watch_s
         for name, seconds in before.items()
         if seconds is not None
     }

@@ -40,6 +40,14 @@ def circumstances() -> dict[str, Any]:
     }
 
 
+def headline(conditions: Mapping[str, Any]) -> str:
+    """The first sentence over a table."""
+    return (
+        f"{conditions['time']}, commit `{conditions['commit']}`, {conditions['cpu']}, {conditions['cores']} cores, "
+        f"load {conditions['load_before']:.1f} before."
+    )
+
+
 def write(name: str, table: str, data: Mapping[str, Any], folder: Path = FOLDER) -> None:
     """Put `table` into the section `name` of `folder`/RESULTS.md, and `data` into results/`name`.json."""
     results = folder / "results" / f"{name}.json"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks import report
 from benchmarks.load import Stream
 from benchmarks.report import percentile
 from benchmarks.scenarios import Scenario
@@ -73,8 +74,7 @@ def _headline(conditions: Mapping[str, Any]) -> str:
     )
     idle = ", ".join(f"{name} {cores:.0%}" for name, cores in conditions["idle_cores"].items())
     return (
-        f"{conditions['time']}, commit `{conditions['commit']}`, {conditions['cpu']}, {conditions['cores']} cores, "
-        f"load {conditions['load_before']:.1f} before. {conditions['model']}, {conditions['threads']} thread, "
+        f"{report.headline(conditions)} {conditions['model']}, {conditions['threads']} thread, "
         f"{conditions['tokens']} tokens out, {conditions['rounds']} rounds. {versions}. "
         f"CPU of one core while idle: {idle or 'not watched'}."
     )

@@ -24,7 +24,7 @@ class Scenario:
     """How often in a round: one short stream alone is over too soon to time."""
 
     def prompts(self, round_number: int) -> list[list[str]]:
-        """Per repeat, one per stream. All differ from the first word on: prefix caches find only the template's."""
+        """Per repeat, one per stream. No two begin with the same four words: prefix caches find little."""
         dice = random.Random(f"{self.name}, round {round_number}")
         return [
             [f"{' '.join(dice.choices(WORDS, k=self.words))}: a story with these words." for _ in range(self.streams)]

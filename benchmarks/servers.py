@@ -212,8 +212,10 @@ def _stop(process: psutil.Popen) -> None:
     except psutil.TimeoutExpired:
         process.kill()
     # A pid that was used again meanwhile isn't the same psutil.Process, and isn't killed.
-    for left in psutil.wait_procs(family, timeout=2)[1]:
-        left.kill()
+    _, left = psutil.wait_procs(family, timeout=2)
+    for survivor in left:
+        survivor.kill()
+    psutil.wait_procs(left, timeout=STOP_LIMIT_S)
 
 
 def _cpu_times(process: psutil.Process) -> tuple[float, float]:

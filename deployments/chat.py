@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -28,7 +28,10 @@ from deployments.text.decoding import Finetune, TextDecoder
 from deployments.text.prompt import Prompt, PromptBuilder
 
 GROUP_WINDOW_S = 0.015
-"""After a group was sent, what comes in within this time crosses as one (a crossing costs 150–300 µs of CPU whatever its size)."""
+"""After a group was sent, what comes in within this time crosses as one.
+
+A crossing costs 150–300 µs of CPU, whatever its size (rayserve.md §3.2).
+"""
 
 
 class ChatModel:
@@ -57,11 +60,9 @@ class ChatModel:
         return await collect(self.stream_edit(request))
 
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
-        return await asyncio.to_thread(
-            self.engine.tokenize, request.content, add_bos=request.add_special, special=True
-        )
+        return await asyncio.to_thread(self.engine.tokenize, request.content, add_bos=request.add_special, special=True)
 
-    async def stream_chat(self, request: ChatRequest) -> AsyncIterator[DeltaGroup]:
+    async def stream_chat(self, request: ChatRequest) -> AsyncGenerator[DeltaGroup, None]:
         def tokens() -> list[list[int]]:
             return [self._tokens(self._prompts.chat(request.messages, request.template_kwargs))]
 
@@ -69,18 +70,24 @@ class ChatModel:
             async for group in groups:
                 yield group
 
-    async def stream_complete(self, request: CompletionRequest) -> AsyncIterator[DeltaGroup]:
+    async def stream_complete(self, request: CompletionRequest) -> AsyncGenerator[DeltaGroup, None]:
         def tokens() -> list[list[int]]:
             return [p if isinstance(p, list) else self._tokens(self._prompts.completion(p)) for p in request.prompts]
 
         prompts = await asyncio.to_thread(tokens)
         if request.echo:
-            yield DeltaGroup([Delta(i * request.n + j, text) for i, text in enumerate(map(self._text, prompts)) for j in range(request.n)])
+            yield DeltaGroup(
+                [
+                    Delta(i * request.n + j, text)
+                    for i, text in enumerate(map(self._text, prompts))
+                    for j in range(request.n)
+                ]
+            )
         async with aclosing(self._stream(request, prompts)) as groups:
             async for group in groups:
                 yield group
 
-    async def stream_edit(self, request: EditRequest) -> AsyncIterator[DeltaGroup]:
+    async def stream_edit(self, request: EditRequest) -> AsyncGenerator[DeltaGroup, None]:
         def tokens() -> list[list[int]]:
             return [self._tokens(self._prompts.edit(text, request.instruction)) for text in request.inputs]
 
@@ -94,7 +101,7 @@ class ChatModel:
     def _text(self, tokens: list[int]) -> str:
         return self.engine.detokenize(tokens).decode(errors="replace")
 
-    async def _stream(self, request: TextRequest, prompts: Sequence[list[int]]) -> AsyncIterator[DeltaGroup]:
+    async def _stream(self, request: TextRequest, prompts: Sequence[list[int]]) -> AsyncGenerator[DeltaGroup, None]:
         """All choices of all prompts side by side, the usage on the last group."""
         if not all(prompts):
             raise InvalidRequest("the prompt is empty").at("prompt")
@@ -126,7 +133,9 @@ class ChatModel:
             resume=request.resume[choice] if choice < len(request.resume) else [],
         )
 
-    async def _choice(self, index: int, generate: Generate, request: TextRequest, usage: Usage) -> AsyncIterator[Delta]:
+    async def _choice(
+        self, index: int, generate: Generate, request: TextRequest, usage: Usage
+    ) -> AsyncGenerator[Delta, None]:
         """One sequence, from tokens to deltas."""
         decoder = TextDecoder([*self._stop, *request.stop])
         usage.completion_tokens += len(generate.resume)
@@ -172,7 +181,7 @@ async def collect(stream: AsyncIterator[DeltaGroup]) -> TextResult:
     return TextResult([choices[index] for index in sorted(choices)], usage)
 
 
-async def _side_by_side(streams: Sequence[AsyncIterator[Delta]]) -> AsyncIterator[list[Delta]]:
+async def _side_by_side(streams: Sequence[AsyncIterator[Delta]]) -> AsyncGenerator[list[Delta], None]:
     """Run the streams at once. Yields the first delta at once, then groups of what came in within the window."""
     queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
 
@@ -180,7 +189,7 @@ async def _side_by_side(streams: Sequence[AsyncIterator[Delta]]) -> AsyncIterato
         try:
             async for delta in stream:
                 queue.put_nowait(delta)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 – raised by the reader, after what came before it
             queue.put_nowait(error)
 
     tasks = [asyncio.create_task(pump(stream)) for stream in streams]

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +14,15 @@ from deployments.backends.base import Task
 from deployments.catalog import Catalog, spec_hash
 from deployments.config import ModelConfig, ModelDefaults, tasks
 from deployments.errors import MantaError, ModelLoadFailed, ModelNotFound
-from deployments.states import InUse, ModelStatus, Report, State, Update
+from deployments.ingresses import Ingresses
+from deployments.states import ModelStatus, Report, State, Update
 
 logger = logging.getLogger("manta.controller")
 
-SYNC_S = 1.0
-"""Ingresses report this often; a report is answered at once when there is news."""
-INGRESS_TIMEOUT_S = 5.0
-"""An ingress that hasn't reported for so long is taken for dead."""
 SCAN_S = 2.0
 """How often the models directory is looked at."""
+CARE_S = 1.0
+"""How often idle models and models to preload are looked for."""
 STATUS_S = 0.5
 """How often Serve is asked for the state of applications, while something is loading or going."""
 
@@ -91,15 +89,6 @@ class Model:
         return ModelStatus(self.state, self.app, self.progress, self.error, self.until)
 
 
-@dataclass(slots=True)
-class Ingress:
-    """What an ingress last reported."""
-
-    report: Report
-    seen: float
-    """Monotonic time."""
-
-
 class ModelController:
     """All models' states. Runs on one event loop; every wait is bounded."""
 
@@ -115,33 +104,27 @@ class ModelController:
         )
         self._models: dict[str, Model] = {}
         self._gone: dict[str, int] = {}  # names of removed models → version of the removal
-        self._epoch = uuid.uuid4().hex
-        self._version = 0
+        self._ingresses = Ingresses()
         self._cards_version = 0
-        self._news = asyncio.Condition()
-        self._ingresses: dict[str, Ingress] = {}
         self._room = asyncio.Lock()
         self._scanning = asyncio.Lock()
         self._started = asyncio.Event()
-        self._born = time.monotonic()
         self._loops: list[asyncio.Task[None]] = []
 
     # ---- called by ingresses ----
 
     async def sync(self, report: Report) -> Update:
-        """Take an ingress's report; answer with what it hasn't seen, at once if there is any, else within SYNC_S."""
+        """Take an ingress's report; answer with what it hasn't seen, at once if there is any, else within a second."""
         await self._started.wait()
-        self._ingresses[report.ingress] = Ingress(report, time.monotonic())
         for name, use in report.in_use.items():
             if model := self._models.get(name):
                 model.last_used = max(model.last_used, use.last_used)
-        if report.epoch == self._epoch and report.version >= self._version:
-            try:
-                async with asyncio.timeout(SYNC_S), self._news:
-                    await self._news.wait_for(lambda: self._version > report.version)
-            except TimeoutError:
-                pass  # nothing new is an answer too: it carries the next report here
-        return self._update(report)
+        seen = await self._ingresses.heard(report)
+        statuses = {name: model.status() for name, model in self._models.items() if model.version > seen}
+        absent = ModelStatus(State.ABSENT, "")
+        statuses |= {name: absent for name, version in self._gone.items() if version > seen}
+        cards = self._catalog.cards() if self._cards_version > seen else None
+        return Update(self._ingresses.epoch, self._ingresses.version, statuses, cards, whole=seen < 0)
 
     async def load(self, name: str) -> ModelStatus:
         """Start loading, unless it is loaded, loading, or cooling down. Answers at once."""
@@ -169,15 +152,18 @@ class ModelController:
     async def report_loading(self, app: str, spec: str, progress: float) -> None:
         if (model := self._loading(app, spec)) and progress > model.progress:
             model.progress = progress
-            await self._publish(model)
+            self._publish(model)
 
     async def report_ready(self, app: str, spec: str) -> None:
         if (model := self._loading(app, spec)) and model.outcome and not model.outcome.done():
             model.outcome.set_result(None)
 
     async def report_failed(self, app: str, spec: str, error: MantaError) -> None:
-        if (model := self._loading(app, spec)) and model.outcome and not model.outcome.done():
-            model.outcome.set_exception(error)
+        if model := self._loading(app, spec):
+            if model.outcome and not model.outcome.done():
+                model.outcome.set_exception(error)
+        elif model := next((m for m in self._models.values() if m.app == app and m.state is State.READY), None):
+            await self._replacement_failed(model, error)
 
     def _loading(self, app: str, spec: str) -> Model | None:
         """The model that is loading as this application with this spec; a report of any other is out of date."""
@@ -185,6 +171,13 @@ class ModelController:
             (m for m in self._models.values() if m.app == app and m.spec_hash == spec and m.state is State.LOADING),
             None,
         )
+
+    async def _replacement_failed(self, model: Model, error: MantaError) -> None:
+        """A replica of a READY model could not start: when no other is left, the model has failed."""
+        if await self._runs(model):
+            logger.warning("another replica of model %s failed to load: %s", model.config.name, error)
+        elif model.state is State.READY and (model.work is None or model.work.done()):
+            model.work = asyncio.create_task(self._load_failed(model, error), name=f"fail {model.config.name}")
 
     # ---- start and stop ----
 
@@ -194,11 +187,11 @@ class ModelController:
         for name, config in self._catalog.configs.items():
             self._models[name] = Model(config, spec_hash(config), self._app_name(name))
         await self._reconcile()
-        self._cards_version = self._version = 1
+        self._cards_version = self._ingresses.tell()
         self._started.set()
         self._loops = [
             asyncio.create_task(self._forever(SCAN_S, self._scan), name="scan"),
-            asyncio.create_task(self._forever(SYNC_S, self._look_after), name="look after"),
+            asyncio.create_task(self._forever(CARE_S, self._look_after), name="look after"),
         ]
 
     async def stop(self) -> None:
@@ -224,7 +217,7 @@ class ModelController:
         """Does its application run the spec that the config asks for?"""
         try:
             replicas = await self._apps.describe(model.app)
-        except Exception as error:  # whatever ails it, it can't be adopted
+        except Exception as error:  # noqa: BLE001 – whatever ails it, it can't be adopted
             logger.warning("the application of model %s does not answer: %s", model.config.name, error)
             return False
         return bool(replicas) and all(replica["spec_hash"] == model.spec_hash for replica in replicas)
@@ -243,11 +236,10 @@ class ModelController:
         """Pick up configs that came, changed or went."""
         async with self._scanning:
             if await asyncio.to_thread(self._catalog.scan):
-                await self._apply_configs()
+                self._apply_configs()
 
-    async def _apply_configs(self) -> None:
-        self._version += 1
-        self._cards_version = self._version
+    def _apply_configs(self) -> None:
+        self._cards_version = self._ingresses.tell()
         configs = self._catalog.configs
         for name in self._models.keys() - configs.keys():
             self._retire(self._models[name])
@@ -255,11 +247,10 @@ class ModelController:
             spec = spec_hash(config)
             model = self._models.get(name)
             if model is None:
-                self._models[name] = Model(config, spec, self._app_name(name), version=self._version)
+                self._models[name] = Model(config, spec, self._app_name(name), version=self._cards_version)
                 self._gone.pop(name, None)
             elif model.spec_hash != spec:
                 self._retire(model)
-        await self._notify()
 
     def _retire(self, old: Model) -> None:
         """Its config went or changed: unload what runs, then go by what the config says by then."""
@@ -273,12 +264,10 @@ class ModelController:
             config = self._catalog.configs.get(name)
             if config is None:
                 del self._models[name]
-                self._version += 1
-                self._gone[name] = self._version
-                await self._notify()
+                self._gone[name] = self._ingresses.tell()
                 return
             self._models[name] = successor = Model(config, spec_hash(config), old.app)
-            await self._publish(successor)
+            self._publish(successor)
             if was_wanted:
                 await self.load(name)
 
@@ -287,10 +276,7 @@ class ModelController:
         task.add_done_callback(self._loops.remove)
 
     async def _look_after(self) -> None:
-        """Forget dead ingresses; preload what should be there; unload what is idle."""
-        now = time.monotonic()
-        for name in [n for n, ingress in self._ingresses.items() if now - ingress.seen > INGRESS_TIMEOUT_S]:
-            del self._ingresses[name]
+        """Preload what should be there; unload what is idle."""
         for model in list(self._models.values()):
             if self._preloaded(model) and model.state is not State.READY:
                 await self.load(model.config.name)
@@ -307,14 +293,10 @@ class ModelController:
 
     def _idle_for(self, model: Model) -> float:
         """Seconds without a request; 0 when the model is in use, not loaded, or to be kept."""
-        busy = model.state is not State.READY or self._in_flight(model) > 0
+        busy = model.state is not State.READY or self._ingresses.in_flight(model.config.name) > 0
         if busy or model.config.pinned or self._preloaded(model):
             return 0.0
         return time.time() - model.last_used
-
-    def _in_flight(self, model: Model) -> int:
-        name = model.config.name
-        return sum(i.report.in_use[name].in_flight for i in self._ingresses.values() if name in i.report.in_use)
 
     # ---- load ----
 
@@ -323,7 +305,7 @@ class ModelController:
         name = model.config.name
         model.state, model.progress, model.error, model.admitted = State.LOADING, 0.0, None, False
         model.outcome = asyncio.get_running_loop().create_future()
-        await self._publish(model)
+        self._publish(model)
         started = time.monotonic()
         try:
             async with asyncio.timeout(model.config.load_timeout):
@@ -331,14 +313,14 @@ class ModelController:
                 await self._forgotten(model)
                 await self._apps.deploy(model.app, model.config, tasks(model.config)[0], model.spec_hash)
                 await self._outcome(model)
-        except Exception as cause:
+        except Exception as cause:  # noqa: BLE001 – it is what requests are answered with
             await self._load_failed(model, cause)
             return
         finally:
             model.outcome = None
         model.state, model.failures, model.last_used = State.READY, 0, time.time()
         logger.info("model %s is loaded after %.1f s", name, time.monotonic() - started)
-        await self._publish(model)
+        self._publish(model)
 
     async def _outcome(self, model: Model) -> None:
         """Wait for the replica's own report; Serve's state tells when the replica died without one."""
@@ -366,7 +348,7 @@ class ModelController:
         cooldown = min(self._settings.cooldown * 2 ** (model.failures - 1), self._settings.max_cooldown)
         model.state, model.error, model.until = State.FAILED, cause, time.time() + cooldown
         logger.warning("model %s failed to load, next try in %.0f s at the earliest: %s", name, cooldown, cause)
-        await self._publish(model)
+        self._publish(model)
         await self._delete(model)
 
     async def _make_room(self, model: Model) -> None:
@@ -397,7 +379,9 @@ class ModelController:
         return bool(memory.available < memory.total * self._settings.memory_headroom)
 
     def _evictable(self, model: Model) -> bool:
-        return model.state is State.READY and not model.config.pinned and self._in_flight(model) == 0
+        return (
+            model.state is State.READY and not model.config.pinned and self._ingresses.in_flight(model.config.name) == 0
+        )
 
     # ---- unload ----
 
@@ -421,34 +405,26 @@ class ModelController:
         if load:
             await asyncio.wait([load])
         if model.state is State.DRAINING:
-            await self._publish(model)
+            self._publish(model)
             await self._drained(model)
         if model.state is not State.ABSENT:
             await self._delete(model)
             model.state, model.error = State.ABSENT, None
-            await self._publish(model)
+            self._publish(model)
 
     async def _drained(self, model: Model) -> None:
         """Wait until no ingress sends it anything and nothing runs on it (bounded by `drain_timeout`)."""
         version, name = model.version, model.config.name
         try:
             async with asyncio.timeout(self._settings.drain_timeout):
-                while not self._acknowledged(version) or self._in_flight(model):
+                while not self._ingresses.acknowledged(version) or self._ingresses.in_flight(model.config.name):
                     await asyncio.sleep(0.05)
                 while any(r["slots_busy"] or r["queued"] for r in await self._apps.describe(model.app)):
                     await asyncio.sleep(0.2)
         except TimeoutError:
             logger.warning("model %s is unloaded with requests running: drain timeout", name)
-        except Exception as error:  # dead replicas have nothing in flight
+        except Exception as error:  # noqa: BLE001 – dead replicas have nothing in flight
             logger.warning("model %s does not answer while it drains: %s", name, error)
-
-    def _acknowledged(self, version: int) -> bool:
-        """Every live ingress has seen that version. A new controller first gives them time to show up."""
-        now = time.monotonic()
-        if now - self._born < INGRESS_TIMEOUT_S and not self._ingresses:
-            return False
-        live = [i.report for i in self._ingresses.values() if now - i.seen <= INGRESS_TIMEOUT_S]
-        return all(r.epoch == self._epoch and r.version >= version for r in live)
 
     async def _delete(self, model: Model) -> None:
         await self._apps.delete(model.app)
@@ -466,23 +442,8 @@ class ModelController:
             return model
         raise _not_found(name)
 
-    async def _publish(self, model: Model) -> None:
-        self._version += 1
-        model.version = self._version
-        await self._notify()
-
-    async def _notify(self) -> None:
-        async with self._news:
-            self._news.notify_all()
-
-    def _update(self, report: Report) -> Update:
-        whole = report.epoch != self._epoch
-        seen = -1 if whole else report.version
-        statuses = {name: m.status() for name, m in self._models.items() if m.version > seen}
-        absent = ModelStatus(State.ABSENT, "")
-        statuses |= {name: absent for name, version in self._gone.items() if version > seen}
-        cards = self._catalog.cards() if self._cards_version > seen else None
-        return Update(self._epoch, self._version, statuses, cards, whole)
+    def _publish(self, model: Model) -> None:
+        model.version = self._ingresses.tell()
 
 
 def _not_found(name: str) -> ModelNotFound:

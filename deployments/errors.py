@@ -1,4 +1,4 @@
-"""Every error Manta raises on purpose, from any process. Standard library only: replicas in foreign environments import it.
+"""Every error Manta raises on purpose, from any process. Standard library only: foreign environments import it.
 
 A subclass is class attributes and takes exactly one message argument, so that it survives pickling across
 processes. `api/errors.py` turns it into OpenAI's JSON.

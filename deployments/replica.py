@@ -1,4 +1,4 @@
-"""A model's life inside a Serve replica: it loads its engine, tells the controller how that goes, knows what is in flight."""
+"""A model's life inside a Serve replica: it loads its engine and tells the controller how that goes."""
 
 import asyncio
 import logging
@@ -36,15 +36,15 @@ class Replica:
 
     engine: Any
 
-    async def __init__(self, config: ModelConfig, models_path: str, spec_hash: str, reporter: Reporter) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: ModelConfig, models_path: str, spec_hash: str, reporter: Reporter
+    ) -> None:
         self._spec_hash = spec_hash
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or default_threads()))
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         loop = asyncio.get_running_loop()
         try:
-            engine = await asyncio.to_thread(
-                load_engine, config, Path(models_path), _throttled(loop, reporter.loading)
-            )
+            engine = await asyncio.to_thread(load_engine, config, Path(models_path), _throttled(loop, reporter.loading))
             super().__init__(engine, config, Path(models_path))  # type: ignore[call-arg]
         except Exception as cause:
             error = cause if isinstance(cause, MantaError) else ModelLoadFailed(f"{type(cause).__name__}: {cause}")
@@ -78,7 +78,7 @@ def load_engine(config: ModelConfig, models_path: Path, progress: Callable[[floa
 
 
 def _throttled(loop: asyncio.AbstractEventLoop, report: Callable[[float], None]) -> Callable[[float], None]:
-    """Engines call back per tensor and from their own thread; the controller hears of it twice a second, from the loop."""
+    """Engines call per tensor and from their own thread; the controller hears of it twice a second, from the loop."""
     last = 0.0
 
     def progress(fraction: float) -> None:

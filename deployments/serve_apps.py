@@ -1,4 +1,4 @@
-"""The one module that calls Serve's application API: a loaded model is a Serve application, made and deleted at run time."""
+"""The one module that calls Serve's application API: a loaded model is an application, made and deleted at run time."""
 
 import asyncio
 import hashlib
@@ -120,7 +120,8 @@ class ServeApps:
 
     async def describe(self, app: str) -> list[dict[str, Any]]:
         """What each live replica says of itself (`Replica.describe`)."""
-        return await model_handle(app).broadcast("describe").results_async(timeout_s=5)
+        described: list[dict[str, Any]] = await model_handle(app).broadcast("describe").results_async(timeout_s=5)
+        return described
 
 
 MAX_ONGOING_REQUESTS = 10_000

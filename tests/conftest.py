@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from api import ray_env
+from tests.serving import KEY, Server, serving
 
-os.environ.update({**ray_env.read(), **os.environ})  # before Ray is imported
-
-from tests.serving import KEY, Server, serving  # noqa: E402
+os.environ.update({**ray_env.read(), **os.environ})  # for every process that a test starts
 
 LAYERS = ("unit", "cluster", "models")
 TESTS = Path(__file__).parent

@@ -1,5 +1,6 @@
 """A running server for tests: the launcher as a user starts it, on a free port, in directories of its own."""
 
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,6 @@ from typing import Any
 
 import httpx
 import psutil
-import ray
 
 PROJECT = Path(__file__).resolve().parents[1]
 KEY = "sk-test-key"
@@ -72,17 +72,11 @@ class Server:
 
     def in_flight(self, model: str) -> int:
         """Slots taken and requests queued in the model's replicas, by their own account."""
-        replicas = self._handle(model).broadcast("describe").results(timeout_s=10)
-        return int(sum(replica["slots_busy"] + replica["queued"] for replica in replicas))
-
-    def _handle(self, model: str) -> Any:
-        from deployments.serve_apps import app_name, model_handle
-
-        if not ray.is_initialized():
-            (raylet,) = self.processes("raylet/raylet")
-            address = next(a for a in raylet.cmdline() if a.startswith("--gcs-address=")).partition("=")[2]
-            ray.init(address, namespace="serve", log_to_driver=False, logging_level="ERROR")
-        return model_handle(app_name(model))
+        (raylet,) = self.processes("raylet/raylet")
+        address = next(a for a in raylet.cmdline() if a.startswith("--gcs-address=")).partition("=")[2]
+        command = [sys.executable, "-m", "tests.describe_replicas", address, model]
+        output = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=60).stdout
+        return int(sum(r["slots_busy"] + r["queued"] for r in json.loads(output.splitlines()[-1])))
 
     def replica(self, model: str) -> psutil.Process | None:
         """The process of a loaded model's one replica."""
@@ -113,7 +107,12 @@ def serving(directory: Path, **settings: str) -> Iterator[Server]:
     }
     with (directory / "launcher.log").open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "api"], cwd=PROJECT, env=environ, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-m", "api"],
+            cwd=PROJECT,
+            env=environ,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     server = Server(f"http://127.0.0.1:{port}", models_path, data_path, psutil.Process(process.pid))
     try:

@@ -4,7 +4,7 @@ Standard-library dataclasses only. They are pickled between processes whose envi
 versions of every package, and engines must import without Ray and without FastAPI.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -35,7 +35,7 @@ Progress = Callable[[float], None]
 
 @dataclass(slots=True)
 class Sampling:
-    """How the next token is chosen. Names and neutral values are llama.cpp's; defaults are LocalAI's (localai.md §2.2.1)."""
+    """How the next token is chosen. Names and neutral values are llama.cpp's, defaults LocalAI's (localai.md §2.2)."""
 
     temperature: float = 0.9
     """0 is greedy."""
@@ -77,7 +77,7 @@ class Generate:
     tenant: str = ""
     """Whose request this is; the queue for slots is fair between tenants."""
     resume: list[int] = field(default_factory=list)
-    """Ids already generated for this request (by a replica that died): replayed into sampler and constraint, not sent again."""
+    """Ids generated already (by a replica that died): replayed into sampler and constraint, not sent again."""
 
 
 @dataclass(slots=True)
@@ -128,8 +128,8 @@ class TextEngine(Protocol):
 
     def detokenize(self, tokens: list[int]) -> bytes: ...
 
-    def generate(self, request: Generate) -> AsyncIterator[TokenGroup]:
-        """Closing the iterator frees the slot at the next decode step.
+    def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
+        """Closing the generator frees the slot at the next decode step.
 
         Raises InvalidRequest (bad grammar, schema or token id) and ContextLengthExceeded before the first group,
         EngineError at any time.

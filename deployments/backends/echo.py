@@ -2,14 +2,14 @@
 
 A token is a byte. What it is told comes in the config's `options`, each `key:value`:
 `load_delay`, `first_delay` and `delay` (seconds: at load, before the first token, before each token),
-`fail_load` (message), `fail_after` (tokens), `repeat` (times the prompt is said), `exit_after` (tokens; the process dies).
+`fail_load` (message), `fail_after` (tokens), `repeat` (times the prompt is said), `exit_after` (tokens; it dies).
 """
 
 import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from deployments.backends.base import Generate, Progress, Token, TokenGroup, TokenLogprob
@@ -21,10 +21,10 @@ class Echo:
     """Deterministic TextEngine: answer = prompt."""
 
     chat_template: str | None = "{{ messages[-1]['content'] }}"
-    special_tokens: dict[str, str] = {}
 
     def __init__(self, context_size: int, options: dict[str, str]) -> None:
         self.context_size = context_size
+        self.special_tokens: dict[str, str] = {}
         self._first_delay = float(options.get("first_delay", 0))
         self._delay = float(options.get("delay", 0))
         self._repeat = int(options.get("repeat", 1))
@@ -49,7 +49,7 @@ class Echo:
     def detokenize(self, tokens: list[int]) -> bytes:
         return bytes(tokens)
 
-    async def generate(self, request: Generate) -> AsyncIterator[TokenGroup]:
+    async def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
         if bad := next((t for t in request.tokens if not 0 <= t < 256), None):
             raise InvalidRequest(f"token id {bad} is out of range: this model has 256 tokens").at("prompt")
         if len(request.tokens) >= self.context_size:

@@ -45,7 +45,7 @@ class LlamaDecoder:
             return
         with complaints() as said:
             loaded = [llama_cpp.llama_adapter_lora_init(self._model.pointer, str(file).encode()) for file, _ in files]
-            adapters = (llama_cpp.llama_adapter_lora_p_ctypes * len(files))(*loaded)  # type: ignore[misc]
+            adapters = (llama_cpp.llama_adapter_lora_p_ctypes * len(files))(*loaded)
             scales = (ctypes.c_float * len(files))(*[scale for _, scale in files])
             if not all(loaded) or llama_cpp.llama_set_adapters_lora(self.context, adapters, len(files), scales):
                 raise ModelLoadFailed(f"llama.cpp could not apply the LoRA adapters: {said() or 'it gave no reason'}")

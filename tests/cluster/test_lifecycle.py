@@ -40,7 +40,13 @@ def test_a_failed_load_says_why_and_cools_down_longer(server: Server) -> None:
         again = chat(server, "broken")
         assert again.status_code == 503 and int(again.headers["retry-after"]) <= cooldowns[-1]
         with server.client() as client:  # the next try is made when the cool-down has passed
-            eventually(lambda: int(client.post("/v1/chat/completions", json=say("broken")).headers["retry-after"]) > cooldowns[-1], 60, 0.5)
+            eventually(
+                lambda: (
+                    int(client.post("/v1/chat/completions", json=say("broken")).headers["retry-after"]) > cooldowns[-1]
+                ),
+                60,
+                0.5,
+            )
             break
     server.remove_model("broken")
 

@@ -1,8 +1,11 @@
 """What must agree across the project's own files."""
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,31 @@ def test_everything_that_ci_installs_is_pinned_within_its_bounds() -> None:
         pinned = CONSTRAINTS.get(canonicalize_name(requirement.name))
         assert pinned, f"{requirement.name} is not in constraints.txt"
         assert requirement.specifier.contains(pinned), f"{requirement}: constraints.txt says {pinned}"
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """What comes with another package may leave with it."""
+    declared = [*PYPROJECT["project"]["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
+    names = {canonicalize_name(Requirement(line).name) for line in declared}
+    distributions = packages_distributions()
+    undeclared = {
+        f"{path.relative_to(PROJECT)}: {module}"
+        for package in PACKAGES
+        for path in (PROJECT / package).rglob("*.py")
+        for module in imported(path) - PACKAGES - sys.stdlib_module_names
+        if not names & {canonicalize_name(name) for name in distributions.get(module, [module])}
+    }
+    assert undeclared == set()
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all modules that the file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {
+        name.partition(".")[0]
+        for name in plain | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+    }
 
 
 def test_torch_and_what_follows_it_have_one_version_everywhere() -> None:

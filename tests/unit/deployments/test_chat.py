@@ -82,9 +82,15 @@ async def test_tokens_that_are_ready_together_cross_together(tmp_path: Path) -> 
 
 async def test_an_error_of_the_engine_reaches_the_caller_after_the_text_before_it(tmp_path: Path) -> None:
     seen = ""
-    with pytest.raises(EngineError, match="told to fail after 2"):
-        async for group in model(tmp_path, ["fail_after:2"]).stream_chat(say("hello")):
+    stream = model(tmp_path, ["fail_after:2"]).stream_chat(say("hello"))
+
+    async def read() -> None:
+        nonlocal seen
+        async for group in stream:
             seen += "".join(delta.text for delta in group.deltas)
+
+    with pytest.raises(EngineError, match="told to fail after 2"):
+        await read()
     assert seen == "he"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deployments import controller as module
+from deployments import ingresses
 from deployments.backends.base import Task
 from deployments.config import ModelConfig, ModelDefaults
 from deployments.controller import ControllerSettings, ModelController
@@ -86,8 +87,10 @@ class TestIngress:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"SYNC_S": 0.05, "SCAN_S": 0.02, "STATUS_S": 0.01, "INGRESS_TIMEOUT_S": 0.3}.items():
+    for name, seconds in {"CARE_S": 0.02, "SCAN_S": 0.02, "STATUS_S": 0.01}.items():
         monkeypatch.setattr(module, name, seconds)
+    for name, seconds in {"SYNC_S": 0.05, "INGRESS_TIMEOUT_S": 0.3}.items():
+        monkeypatch.setattr(ingresses, name, seconds)
 
 
 def write(models: Path, name: str, **fields: Any) -> None:
@@ -130,7 +133,7 @@ async def test_load_then_idle_then_gone(make: Any, tmp_path: Path) -> None:
 
 async def test_a_model_in_use_is_not_unloaded_for_being_idle(make: Any, tmp_path: Path) -> None:
     write(tmp_path, "a", idle_timeout=0.1)
-    controller, apps = await make()
+    controller, _ = await make()
     ingress = TestIngress(controller)
     ingress.in_use["a"] = InUse(1, time.time())
     await controller.load("a")
@@ -146,7 +149,7 @@ async def test_a_model_in_use_is_not_unloaded_for_being_idle(make: Any, tmp_path
 async def test_a_pinned_model_stays(make: Any, tmp_path: Path) -> None:
     write(tmp_path, "a", idle_timeout=0.05, pinned="true")
     write(tmp_path, "b", idle_timeout=0.05)
-    controller, apps = await make()
+    controller, _ = await make()
     ingress = TestIngress(controller)
     await asyncio.gather(controller.load("a"), controller.load("b"))
     await ingress.until("b", State.READY)
@@ -158,7 +161,7 @@ async def test_preloaded_models_come_by_themselves(make: Any, tmp_path: Path) ->
     write(tmp_path, "a", preload="true", idle_timeout=0.05)
     write(tmp_path, "b")
     write(tmp_path, "c")
-    controller, apps = await make(preload=("b",))
+    controller, _ = await make(preload=("b",))
     ingress = TestIngress(controller)
     await ingress.until("a", State.READY)
     await ingress.until("b", State.READY)
@@ -212,7 +215,7 @@ async def test_a_load_that_takes_too_long_is_given_up(make: Any, tmp_path: Path)
     async def hangs(apps: PaperApps, app: str, spec: str) -> None:
         apps.apps[app].message = "waiting for 1 GPU"
 
-    controller, apps = await make(PaperApps(on_deploy=hangs))
+    controller, _ = await make(PaperApps(on_deploy=hangs))
     ingress = TestIngress(controller)
     await controller.load("a")
     await ingress.until("a", State.FAILED)
@@ -276,7 +279,7 @@ async def test_a_dead_ingress_does_not_hold_up_draining(make: Any, tmp_path: Pat
 async def test_the_least_recently_used_idle_model_makes_room(make: Any, tmp_path: Path) -> None:
     for name in "abc":
         write(tmp_path, name)
-    controller, apps = await make(max_active_models=2)
+    controller, _ = await make(max_active_models=2)
     ingress = TestIngress(controller)
     for name in "ab":
         await controller.load(name)
@@ -379,3 +382,19 @@ def test_defaults_reach_the_models(tmp_path: Path) -> None:
     controller._catalog.scan()
     config = controller._catalog.configs["a"]
     assert (config.parallel, config.idle_timeout) == (3, 7)
+
+
+async def test_a_ready_model_whose_last_replica_cannot_come_back_has_failed(make: Any, tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    controller, apps = await make()
+    ingress = TestIngress(controller)
+    await controller.load("a")
+    await ingress.until("a", State.READY)
+    spec = apps.specs["m-a"]
+    await controller.report_failed("m-a", spec, ModelLoadFailed("out of memory"))
+    await ingress.sync()
+    assert ingress.states["a"] is State.READY, "another replica runs"
+    apps.specs["m-a"] = "nobody answers"
+    await controller.report_failed("m-a", spec, ModelLoadFailed("out of memory"))
+    await ingress.until("a", State.FAILED)
+    assert not apps.apps

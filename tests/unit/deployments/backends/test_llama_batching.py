@@ -1,0 +1,357 @@
+"""Scheduling on a fake decoder, whose answers are wrong as soon as one cell is."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from deployments.backends import llama_batching
+from deployments.backends.base import Token
+from deployments.backends.jobs import Job, Output
+from deployments.backends.llama_batching import CellsExhausted, DecodeFailed, Scheduler
+from deployments.backends.token_stream import TokenStream
+from deployments.errors import EngineError, InvalidRequest
+
+from .fake_decoder import FakeDecoder, FakeSampler, answer
+
+SECONDS_PER_TOKEN = 0.002
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+class Bench:
+    """A scheduler with its fake decoder, and what every job got."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, cells: int, slots: int = 4, idle_cells: int = 10**6, **fake):
+        self.loop = loop
+        self.decoder = FakeDecoder(cells, **fake)
+        self.scheduler = Scheduler(self.decoder, slots, idle_cells, clock=self._clock)
+        self.tokens: dict[Job, list[int]] = {}
+        self.ends: dict[Job, str | Exception] = {}
+        self._time = 0.0
+
+    def submit(self, prompt: Sequence[int], count: int, tenant: str = "", stop_at: int | None = None) -> Job:
+        sampler = FakeSampler(self.decoder, stop_at)
+        job = Job(list(prompt), len(prompt) + count, sampler, TokenStream(self.loop), tenant)
+        self.tokens[job] = []
+        self.scheduler.submit(job)
+        return job
+
+    def step(self) -> list[Output]:
+        outputs = list(self.scheduler.step())
+        for job, token, finish_reason, error in outputs:
+            assert job not in self.ends
+            if token is not None:
+                self.tokens[job].append(token.id)
+            if end := finish_reason or error:
+                self.ends[job] = end
+        assert self.decoder.used == self.scheduler.stats()["kv_cells_used"]
+        return outputs
+
+    def run(self, most: int = 10_000) -> None:
+        for _ in range(most):
+            if self.scheduler.idle:
+                return
+            self.step()
+        raise AssertionError("still busy")
+
+    def _clock(self) -> float:
+        """Every second reading is that of a batch's end."""
+        self._time += SECONDS_PER_TOKEN * self.decoder.batch.size
+        return self._time
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(1000), k=length)
+
+
+def test_each_gets_the_answer_it_would_get_alone(loop) -> None:
+    bench = Bench(loop, cells=1000)
+    lengths = [(3, 9), (70, 5), (20, 1), (1, 30), (64, 2), (65, 3)]
+    jobs = [bench.submit(prompt(length, seed), count) for seed, (length, count) in enumerate(lengths)]
+    bench.run()
+    for seed, (job, (length, count)) in enumerate(zip(jobs, lengths, strict=True)):
+        assert bench.tokens[job] == answer(prompt(length, seed), count)
+        assert bench.ends[job] == "length"
+        assert job.sampler.closed
+
+
+def test_an_end_token_stops_and_is_no_output(loop) -> None:
+    bench = Bench(loop, cells=100)
+    expected = answer(prompt(5), 8)
+    job = bench.submit(prompt(5), 50, stop_at=expected[7])
+    bench.run()
+    assert (bench.tokens[job], bench.ends[job]) == (expected[:7], "stop")
+
+
+def test_a_finished_sampler_stops_with_its_last_token(loop) -> None:
+    bench = Bench(loop, cells=100)
+    job = bench.submit(prompt(5), 50)
+    bench.step()
+    job.sampler.finished = True
+    bench.run()
+    assert (len(bench.tokens[job]), bench.ends[job]) == (2, "stop")
+
+
+def test_a_long_prompt_does_not_stall_who_is_generating(loop) -> None:
+    bench = Bench(loop, cells=10_000, capacity=512)
+    talker = bench.submit(prompt(5), 300)
+    for _ in range(3):
+        bench.step()
+    reader = bench.submit(prompt(3000, 1), 1)
+    while not bench.tokens[reader]:
+        before = len(bench.tokens[talker])
+        bench.step()
+        assert len(bench.tokens[talker]) == before + 1
+    chunk = llama_batching.STEP_SECONDS / SECONDS_PER_TOKEN
+    assert 0.5 * chunk < max(bench.decoder.sizes) <= 1.5 * chunk
+
+
+def test_prompts_alone_fill_the_batch(loop) -> None:
+    bench = Bench(loop, cells=1000)
+    for seed in range(3):
+        bench.submit(prompt(50, seed), 1)
+    bench.run()
+    assert bench.decoder.sizes[:2] == [64, 64]
+
+
+def test_the_next_turn_of_a_conversation_reuses_its_slot(loop) -> None:
+    bench = Bench(loop, cells=1000)
+    first = bench.submit(prompt(100), 20)
+    bench.run()
+    turn = [*prompt(100), *bench.tokens[first], *prompt(10, 1)]
+    second = bench.submit(turn, 5)
+    bench.run()
+    assert second.cached_tokens == 119  # the last token sampled was never decoded
+    assert bench.tokens[second] == answer(turn, 5)
+
+
+def test_the_same_prompt_again_decodes_its_last_token_anew(loop) -> None:
+    bench = Bench(loop, cells=1000)
+    bench.submit(prompt(50), 3)
+    bench.run()
+    again = bench.submit(prompt(50), 3)
+    bench.run()
+    assert again.cached_tokens == 49
+    assert bench.tokens[again] == answer(prompt(50), 3)
+
+
+def test_a_prefix_is_copied_from_a_running_request(loop) -> None:
+    bench = Bench(loop, cells=1000)
+    system = prompt(40)
+    one = bench.submit([*system, 1, 2], 30)
+    bench.step()
+    other = bench.submit([*system, 3], 5)
+    bench.run()
+    assert other.cached_tokens == 40
+    assert bench.tokens[one] == answer([*system, 1, 2], 30)
+    assert bench.tokens[other] == answer([*system, 3], 5)
+
+
+def test_a_prompt_waits_for_a_long_prefix_that_is_on_its_way(loop) -> None:
+    bench = Bench(loop, cells=2000)
+    jobs = [bench.submit(prompt(200), 5) for _ in range(4)]
+    stranger = bench.submit(prompt(10, 1), 5)
+    bench.run()
+    assert jobs[0].cached_tokens == 0
+    assert all(200 - job.cached_tokens <= llama_batching.WORTH_WAITING for job in jobs[1:])
+    assert stranger.order == 1  # who needn't wait overtakes
+    assert all(bench.tokens[job] == answer(prompt(200), 5) for job in jobs)
+
+
+def test_two_conversations_on_one_system_prompt_keep_both_tails(loop) -> None:
+    bench = Bench(loop, cells=2000)
+    system = prompt(60)
+    turns = {}
+    for seed in (1, 2):
+        turns[seed] = [*system, *prompt(50, seed)]
+        bench.submit(turns[seed], 2)
+        bench.run()
+    for turn in turns.values():
+        again = bench.submit([*turn, 5, 6], 2)
+        bench.run()
+        assert again.cached_tokens == len(turn)
+
+
+def test_without_prefix_reuse_every_prompt_starts_anew(loop) -> None:
+    bench = Bench(loop, cells=1000, reuses_prefixes=False)
+    for _ in range(3):
+        job = bench.submit(prompt(50), 5)
+        bench.run()
+        assert job.cached_tokens == 0
+        assert bench.tokens[job] == answer(prompt(50), 5)
+    assert bench.decoder.used == 0
+
+
+def test_a_cache_that_refuses_to_be_cut_is_filled_anew(loop) -> None:
+    bench = Bench(loop, cells=1000)
+    bench.decoder.can_trim = False
+    bench.submit(prompt(50), 5)
+    bench.run()
+    job = bench.submit(prompt(50), 5)
+    bench.run()
+    assert job.cached_tokens == 0
+    assert bench.tokens[job] == answer(prompt(50), 5)
+
+
+def test_idle_prefixes_give_way_least_recently_used_first(loop) -> None:
+    bench = Bench(loop, cells=120)
+    for seed in (1, 2):
+        bench.submit(prompt(40, seed), 1)
+        bench.run()
+    bench.submit(prompt(60, 3), 1)
+    bench.run()
+    assert bench.decoder.used == 100
+    kept = bench.submit(prompt(40, 2), 1)
+    bench.run()
+    assert kept.cached_tokens == 39
+
+
+def test_idle_prefixes_are_capped_but_for_the_last(loop) -> None:
+    bench = Bench(loop, cells=1000, idle_cells=100)
+    for seed in range(3):
+        bench.submit(prompt(60, seed), 1)
+        bench.run()
+    assert bench.decoder.used == 60
+    bench.submit(prompt(300, 9), 1)
+    bench.run()
+    assert bench.decoder.used == 300
+
+
+def test_who_does_not_fit_waits_and_is_not_overtaken(loop) -> None:
+    bench = Bench(loop, cells=200)
+    first = bench.submit(prompt(120, 1), 40)
+    bench.step()
+    big = bench.submit(prompt(100, 2), 1)
+    small = bench.submit(prompt(5, 3), 1)
+    bench.run()
+    assert first.order < big.order < small.order
+    assert not any(isinstance(end, Exception) for end in bench.ends.values())
+
+
+def test_cells_run_out_while_generating(loop) -> None:
+    bench = Bench(loop, cells=100)
+    jobs = [bench.submit(prompt(10, seed), 60) for seed in range(4)]
+    bench.run()
+    for seed, job in enumerate(jobs):
+        assert bench.tokens[job] == answer(prompt(10, seed), 60)
+
+
+def test_the_oldest_is_never_preempted(loop) -> None:
+    bench = Bench(loop, cells=100)
+    first = bench.submit(prompt(10, 1), 80)
+    bench.submit(prompt(10, 2), 80)
+    bench.run()
+    steps = len(bench.decoder.sizes)
+    assert bench.tokens[first] == answer(prompt(10, 1), 80)
+    assert steps < 2 * 80 + 10
+
+
+def test_a_decoder_that_finds_no_cells_is_relieved(loop) -> None:
+    bench = Bench(loop, cells=1000)
+    jobs = [bench.submit(prompt(10, seed), 20) for seed in range(3)]
+    bench.step()
+    bench.decoder.failures = [CellsExhausted()] * 2
+    bench.run()
+    for seed, job in enumerate(jobs):
+        assert bench.tokens[job] == answer(prompt(10, seed), 20)
+
+
+def test_only_a_request_alone_fails_for_want_of_cells(loop) -> None:
+    bench = Bench(loop, cells=1000)
+    job = bench.submit(prompt(10), 20)
+    bench.decoder.failures = [CellsExhausted()]
+    bench.run()
+    assert isinstance(bench.ends[job], EngineError)
+    assert bench.decoder.used == 0
+
+
+def test_a_failed_decode_fails_its_batch_alone(loop) -> None:
+    bench = Bench(loop, cells=1000, slots=2)
+    jobs = [bench.submit(prompt(10, seed), 5) for seed in range(3)]
+    bench.decoder.failures = [DecodeFailed("out of luck")]
+    bench.run()
+    assert [str(bench.ends[job]) for job in jobs] == ["out of luck", "out of luck", "length"]
+    assert bench.tokens[jobs[2]] == answer(prompt(10, 2), 5)
+    assert all(job.sampler.closed for job in jobs)
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(InvalidRequest("no"), InvalidRequest), (KeyError("x"), EngineError)])
+def test_a_failing_sampler_fails_its_own_request(loop, raised: Exception, seen: type[Exception]) -> None:
+    class Broken(FakeSampler):
+        def next(self, row: int) -> Token | None:
+            raise raised
+
+    bench = Bench(loop, cells=1000)
+    good = bench.submit(prompt(10), 5)
+    bad = Job(prompt(10, 1), 100, Broken(bench.decoder), TokenStream(loop))
+    bench.tokens[bad] = []
+    bench.scheduler.submit(bad)
+    bench.run()
+    assert isinstance(bench.ends[bad], seen)
+    assert bench.tokens[good] == answer(prompt(10), 5)
+
+
+def test_the_cancelled_leave_at_the_next_step(loop) -> None:
+    bench = Bench(loop, cells=1000, slots=2)
+    running, prefilling = bench.submit(prompt(5), 500), bench.submit(prompt(500, 1), 5)
+    bench.step()
+    queued = bench.submit(prompt(5, 2), 5)
+    staying = bench.submit(prompt(6, 3), 5)
+    for job in (running, prefilling, queued):
+        job.cancelled = True
+    bench.step()
+    assert bench.scheduler.stats()["slots_busy"] == 1
+    assert bench.scheduler.stats()["queued"] == 0
+    assert all(job.sampler.closed for job in (running, prefilling, queued))
+    bench.run()
+    assert bench.tokens[staying] == answer(prompt(6, 3), 5)
+
+
+def test_fail_all_answers_everybody(loop) -> None:
+    bench = Bench(loop, cells=1000, slots=1)
+    jobs = [bench.submit(prompt(5, seed), 5) for seed in range(3)]
+    bench.step()
+    outputs = bench.scheduler.fail_all(EngineError("closed"))
+    assert {output.job for output in outputs} == set(jobs)
+    assert all(job.sampler.closed for job in jobs)
+    assert bench.scheduler.idle
+
+
+def test_tenants_take_turns_for_slots(loop) -> None:
+    bench = Bench(loop, cells=1000, slots=1)
+    greedy = [bench.submit(prompt(5, seed), 2, tenant="greedy") for seed in range(5)]
+    modest = bench.submit(prompt(5, 9), 2, tenant="modest")
+    bench.run()
+    assert greedy[0].order < modest.order < greedy[1].order
+
+
+def test_a_storm_of_requests_leaves_nothing_behind(loop) -> None:
+    rng = random.Random(11)
+    systems = [prompt(length, 100 + length) for length in (0, 20, 90)]
+    for cells, slots in ((150, 6), (400, 3), (5000, 8)):
+        bench = Bench(loop, cells=cells, slots=slots, idle_cells=rng.choice((0, 50, 10_000)))
+        asked: dict[Job, tuple[list[int], int]] = {}
+        for _ in range(400):
+            if rng.random() < 0.3 and len(asked) < 120:
+                ids = [*rng.choice(systems), *prompt(rng.randint(1, 40), rng.randint(0, 5))]
+                count = rng.randint(1, 150 - len(ids) - 1) if len(ids) < 148 else 1
+                asked[bench.submit(ids, min(count, 40), tenant=rng.choice("ab"))] = ids, min(count, 40)
+            if asked and rng.random() < 0.05:
+                rng.choice(list(asked)).cancelled = True
+            if not bench.scheduler.idle:
+                bench.step()
+        bench.run()
+        for job, (ids, count) in asked.items():
+            if job.cancelled:
+                assert bench.tokens[job] == answer(ids, len(bench.tokens[job]))
+            else:
+                assert bench.tokens[job] == answer(ids, count)
+        assert all(job.sampler.closed for job in asked)
+        assert bench.scheduler.stats()["slots_busy"] == 0
