@@ -24,6 +24,7 @@ _REASONS: dict[str, str] = {
     "llama.cpp no longer has this option": "low_vram no_mulmatq rms_norm_eps ngqa lora_base parameters.tfz",
     "llama.cpp's cache is f16 unless cache_type_k and cache_type_v say otherwise": "f16",
     "prefixes are kept in the KV cache, not on disk": "prompt_cache_path prompt_cache_all prompt_cache_ro",
+    "said by the request alone": "parameters.n parameters.echo parameters.logprobs parameters.top_logprobs",
     "a full context ends the answer, nothing is shifted out": "parameters.n_keep",
     "metadata of a GGUF file is used as it is": "overrides",
     "usage is always counted": "feature_flags",

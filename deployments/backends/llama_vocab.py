@@ -7,7 +7,6 @@ from pathlib import Path
 
 import llama_cpp
 from llguidance import LLTokenizer
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from deployments.backends.base import Progress
 from deployments.backends.llama_library import complaints
@@ -110,10 +109,20 @@ class LlamaVocab:
         return {name: self.name(token).decode(errors="replace") for name, token in ids.items() if token >= 0}
 
     def guidance(self) -> LLTokenizer:
-        """The vocabulary as llguidance wants it. Takes about a second."""
+        """The vocabulary as llguidance wants it. Takes a good part of a second."""
         eos = llama_cpp.llama_vocab_eos(self._vocab)
-        ends = sorted(self.end_ids, key=lambda token: token != eos)
-        return lltokenizer_from_vocab(self._vocab, eos_token=ends)
+        return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined, no-any-return]
+            tokens=[self._guided(token) for token in range(self.size)],
+            vocab_ptr=self._vocab,
+            tokenize_fptr=ctypes.cast(llama_cpp.llama_tokenize, ctypes.c_void_p).value,
+            eos_token=sorted(self.end_ids, key=lambda token: token != eos),
+            slices=LLTokenizer.json_slices(),
+        )
+
+    def _guided(self, token: int) -> bytes:
+        """llguidance's mark for a token that is no text: a byte that UTF-8 never has."""
+        special = llama_cpp.llama_vocab_is_control(self._vocab, token)
+        return b"\xff" + self.name(token) if special else self.piece(token)
 
     def _render(self, token: int, *, special: bool) -> bytes:
         room = 64

@@ -25,9 +25,9 @@ cache_type_k cache_type_v numa rope_scaling yarn_ext_factor yarn_attn_factor yar
 lora_adapter lora_scale lora_adapters lora_scales mirostat mirostat_eta mirostat_tau grammar
 roles system_prompt chat_template_kwargs reasoning_effort stopwords cutstrings extract_regex trimspace trimsuffix
 parameters.model parameters.temperature parameters.top_k parameters.top_p parameters.min_p parameters.typical_p
-parameters.max_tokens parameters.n parameters.echo parameters.batch parameters.ignore_eos parameters.repeat_penalty
+parameters.max_tokens parameters.batch parameters.ignore_eos parameters.repeat_penalty
 parameters.repeat_last_n parameters.frequency_penalty parameters.presence_penalty parameters.seed
-parameters.logit_bias parameters.logprobs parameters.top_logprobs parameters.rope_freq_base parameters.rope_freq_scale
+parameters.logit_bias parameters.rope_freq_base parameters.rope_freq_scale
 template.chat template.chat_message template.completion template.edit template.use_tokenizer_template
 template.join_chat_messages_by_character
 """
