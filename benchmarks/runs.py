@@ -13,7 +13,7 @@ from benchmarks.scenarios import Scenario
 
 OURS = "manta"
 AIMS: Mapping[str, tuple[float, int]] = {"llama.cpp": (0.95, 1), "llama-cpp-python": (1.3, 8)}
-"""Peer → the ratio of our tokens/s to its own that we want, and from how many streams on. For short prompts."""
+"""Peer → the ratio of our tokens/s to its own that we want, and from how many streams on."""
 
 
 COLUMNS = (

@@ -12,7 +12,10 @@ import pytest
 from tests.serving import KEY, Server, eventually
 
 MODEL = "smollm2-135m-instruct"
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [
+    {"role": "system", "content": "You are a helpful assistant."},  # the template's own makes it answer in French
+    {"role": "user", "content": "What is the capital of France?"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +130,7 @@ SCHEMA = {
     "$defs": {
         "score": {
             "type": "object",
-            "properties": {"v": {"type": "number"}},
+            "properties": {"v": {"type": "integer", "minimum": 0, "maximum": 10}},
             "required": ["v"],
             "additionalProperties": False,
         }
