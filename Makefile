@@ -120,10 +120,14 @@ test: $(VENV)/.installed-test install-llama-cpp
 
 # ---- benchmark -------------------------------------------------------------------------------------------------------
 
-.PHONY: bench-chat
+.PHONY: bench-chat bench-ingress
 #: bench-chat         Measure chat against llama.cpp's server and llama-cpp-python's
 bench-chat: install-llama-cpp .venv-bench/.installed
 	$(BIN)/python -m benchmarks.chat
+
+#: bench-ingress      Measure what HTTP, ingress and handle add to the first token
+bench-ingress: install-llama-cpp
+	$(BIN)/python -m benchmarks.ingress
 
 .venv-bench/.installed: constraints.txt
 	@echo "Installing the servers to compare with"

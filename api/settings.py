@@ -65,7 +65,7 @@ class ModelSettings(_Section):
     target_ongoing_requests: Annotated[Amount | None, Env()] = _SHIPPED.target_ongoing_requests
     """Requests per replica that autoscaling aims at. Unset: as suits the model type."""
     max_queued_requests: Annotated[Whole | None, Env()] = _SHIPPED.max_queued_requests
-    """Requests that may wait for a model; the next is answered 429. Unset: as suits the model type."""
+    """Requests that may wait in a replica; the next is answered 429. Unset: no limit."""
     idle_timeout: Annotated[Duration, Env(("WATCHDOG_IDLE_TIMEOUT",))] = _SHIPPED.idle_timeout or 0.0
     """A model unused for so long is unloaded; 0: never."""
     load_timeout: Annotated[Duration, Env()] = _SHIPPED.load_timeout or 0.0

@@ -23,7 +23,7 @@ from deployments.backends.base import (
     Usage,
 )
 from deployments.config import ModelConfig
-from deployments.errors import InvalidRequest
+from deployments.errors import InvalidRequest, Overloaded
 from deployments.text.decoding import Finetune, TextDecoder
 from deployments.text.prompt import Prompt, PromptBuilder
 
@@ -42,6 +42,7 @@ class ChatModel:
         self._config = config
         self._sampling = config.sampling()
         self._prompts = PromptBuilder(config, models_path, engine.chat_template, engine.special_tokens)
+        self._max_queued = -1 if config.max_queued_requests is None else config.max_queued_requests
         self._stop = list(config.stopwords or [])
         self._finetune = Finetune(
             cutstrings=[re.compile(p) for p in config.cutstrings or []],
@@ -105,6 +106,8 @@ class ChatModel:
         """All choices of all prompts side by side, the usage on the last group."""
         if not all(prompts):
             raise InvalidRequest("the prompt is empty").at("prompt")
+        if 0 <= self._max_queued <= self.engine.stats()["queued"]:
+            raise Overloaded(f"{self._max_queued} requests already wait for this model").after(1)
         usage = Usage(prompt_tokens=sum(map(len, prompts)))
         choices = [
             self._choice(i * request.n + j, self._generate(request, tokens, i * request.n + j, j), request, usage)

@@ -230,7 +230,7 @@ class ModelDefaults:
     target_ongoing_requests: float | None = None
     """None: three quarters of `parallel`, or what suits the model type."""
     max_queued_requests: int | None = None
-    """None: as the deployment of the model type says."""
+    """None: no limit."""
     idle_timeout: float | None = 30 * 60.0
     """Seconds; 0: never."""
     load_timeout: float | None = 10 * 60.0

@@ -59,8 +59,8 @@ class Replica:
 
     def check_health(self) -> None:
         """Serve restarts the replica when this raises."""
-        if self.engine.stats().get("dead"):
-            raise RuntimeError("the engine's thread has ended")
+        if self.engine.stats().get("failed"):
+            raise RuntimeError("the engine has failed")
 
     def __del__(self) -> None:
         if engine := getattr(self, "engine", None):

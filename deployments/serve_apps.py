@@ -88,12 +88,11 @@ class ServeApps:
                 **({"runtime_env": config.runtime_env} if config.runtime_env else {}),
             },
             max_ongoing_requests=MAX_ONGOING_REQUESTS,
-            max_queued_requests=-1 if config.max_queued_requests is None else config.max_queued_requests,
             autoscaling_config={
                 "min_replicas": replicas,
                 "initial_replicas": replicas,
                 "max_replicas": max(replicas, config.max_replicas or 1),
-                "target_ongoing_requests": config.target_ongoing_requests or config.parallel,
+                "target_ongoing_requests": config.target_ongoing_requests or 0.75 * (config.parallel or 1),
             },
             health_check_period_s=5,
             health_check_timeout_s=30,

@@ -20,8 +20,9 @@ log = logging.getLogger("manta.llama_cpp")
 
 STEP_SECONDS = 0.2
 """Time that the prompt tokens of a step may take while somebody is generating: the gap they cause in a stream."""
-MIN_CHUNK = 32
-"""Prompt tokens of a step at least, however slow the machine: prompts must get on, too."""
+FAST_BATCH = 64
+"""Tokens from which on llama.cpp's CPU attention works in tiles. Prompts in smaller batches take 2 to 4 times as long
+(SmolLM2, 500 and 2,000 tokens), so a step with prompts has as many, however slow the machine."""
 WORTH_WAITING = 32
 """Prompt tokens that a request must save by waiting until another one has prefilled them."""
 HEADROOM = 16
@@ -68,7 +69,7 @@ class Scheduler:
         self._queue: FairQueue[Job] = FairQueue()
         self._orders = itertools.count()
         self._clock = clock
-        self._seconds_per_token = STEP_SECONDS / MIN_CHUNK
+        self._seconds_per_token = STEP_SECONDS / FAST_BATCH
         self.decode_failures = 0
         """Steps in a row in which the decoder failed."""
         self._crowded = False
@@ -218,7 +219,7 @@ class Scheduler:
         rows = [self._add(slot, job, 1) for slot, job in generating]
         budget = self._batch.capacity - len(rows)
         if rows:
-            budget = min(budget, max(MIN_CHUNK, int(STEP_SECONDS / self._seconds_per_token)))
+            budget = min(budget, max(FAST_BATCH - len(rows), int(STEP_SECONDS / self._seconds_per_token)))
         for slot, job in running:
             if slot.pending == 1 or budget == 0:
                 continue
@@ -239,7 +240,7 @@ class Scheduler:
 
     def _measure(self, seconds: float) -> None:
         """A running mean, of the batches in which prompts set the pace."""
-        if self._batch.size >= MIN_CHUNK:
+        if self._batch.size >= FAST_BATCH:
             self._seconds_per_token += 0.3 * (seconds / self._batch.size - self._seconds_per_token)
 
     def _sample(self, slot: Slot, job: Job, row: int) -> Output:

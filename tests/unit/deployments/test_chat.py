@@ -21,7 +21,7 @@ from deployments.backends.base import (
 from deployments.backends.echo import Echo
 from deployments.chat import ChatModel
 from deployments.config import ModelConfig
-from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest
+from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest, Overloaded
 
 
 def model(tmp_path: Path, options: list[str] | None = None, **fields: Any) -> ChatModel:
@@ -134,6 +134,17 @@ async def test_an_over_long_prompt_is_refused_with_both_numbers(tmp_path: Path) 
 async def test_an_empty_prompt_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="empty"):
         await model(tmp_path).complete(CompletionRequest(prompts=[""]))
+
+
+async def test_a_full_queue_refuses_with_429(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    echo = model(tmp_path, max_queued_requests=2)
+    for queued in (0, 1):
+        monkeypatch.setattr(echo.engine, "stats", lambda queued=queued: {"queued": queued})
+        assert (await echo.chat(say("x"))).choices[0].text == "x"
+    monkeypatch.setattr(echo.engine, "stats", lambda: {"queued": 2})
+    with pytest.raises(Overloaded) as refused:
+        await echo.chat(say("x"))
+    assert refused.value.status == 429 and refused.value.retry_after
 
 
 async def test_a_seed_differs_between_choices(tmp_path: Path) -> None:
