@@ -23,6 +23,8 @@ STEP_SECONDS = 0.2
 FAST_BATCH = 64
 """Tokens from which on llama.cpp's CPU attention works in tiles. Prompts in smaller batches take 2 to 4 times as long
 (SmolLM2, 500 and 2,000 tokens), so a step with prompts has as many, however slow the machine."""
+MIN_CHUNK = 16
+"""Prompt tokens of a step at least, however many others are generating."""
 WORTH_WAITING = 32
 """Prompt tokens that a request must save by waiting until another one has prefilled them."""
 HEADROOM = 16
@@ -219,7 +221,8 @@ class Scheduler:
         rows = [self._add(slot, job, 1) for slot, job in generating]
         budget = self._batch.capacity - len(rows)
         if rows:
-            budget = min(budget, max(FAST_BATCH - len(rows), int(STEP_SECONDS / self._seconds_per_token)))
+            in_time = int(STEP_SECONDS / self._seconds_per_token)
+            budget = min(budget, max(in_time, FAST_BATCH - len(rows), MIN_CHUNK))
         for slot, job in running:
             if slot.pending == 1 or budget == 0:
                 continue

@@ -78,7 +78,9 @@ class LlamaDecoder:
         self._abort.value = b"!"
 
     def close(self) -> None:
+        """Free the context and let go of the model."""
         llama_cpp.llama_free(self.context)
+        del self._model
 
 
 def _bind(batch: TokenBatch) -> tuple[llama_cpp.llama_batch, list[NDArray[Any]]]:

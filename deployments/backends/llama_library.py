@@ -73,4 +73,6 @@ def has_broken_tiles() -> bool:
     if not processors.exists() or "amx_tile" not in processors.read_text():
         return False
     probe = subprocess.run([sys.executable, "-S", "-E", "-c", _TILE_PROBE], capture_output=True, check=False)
+    if probe.returncode != 0:
+        log.warning("the processor claims AMX but faults on it: llama.cpp runs without repacked weights")
     return probe.returncode != 0

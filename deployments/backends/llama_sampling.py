@@ -3,6 +3,7 @@
 import ctypes
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import llama_cpp
@@ -22,6 +23,8 @@ SamplerPointer = Any
 UINT32 = 0xFFFFFFFF
 MIROSTAT_CANDIDATES = 100
 """m of mirostat 1: how many of the top tokens estimate its parameters; the paper's value."""
+MAX_NESTING, MAX_RULES = 1000, 5000
+"""Of a grammar. llama.cpp parses by recursion: 20,000 nested groups overflow the stack and end the process."""
 
 _sample = without_release(llama_cpp.llama_sampler_sample)
 _apply = without_release(llama_cpp.llama_sampler_apply)
@@ -217,6 +220,9 @@ def _seed(seed: int | None) -> int:
 
 
 def _grammar(vocab: LlamaVocab, text: str) -> SamplerPointer:
+    depth = max(accumulate((char == "(") - (char == ")") for char in text), default=0)
+    if depth > MAX_NESTING or text.count("::=") > MAX_RULES:
+        raise InvalidRequest(f"the grammar has over {MAX_NESTING} nested groups or {MAX_RULES} rules").at("grammar")
     with complaints() as said:
         grammar = llama_cpp.llama_sampler_init_grammar(vocab.pointer, text.encode(), b"root")
         if not grammar:  # the parser writes its reason to stderr alone

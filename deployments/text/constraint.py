@@ -87,7 +87,10 @@ class JsonSchemaConstraint:
 def checked(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A copy without what asks for nothing. Raises UnsupportedParameter that names every keyword we can't obey."""
     unknown: set[str] = set()
-    copy: dict[str, Any] = _copy(dict(schema), unknown)
+    try:
+        copy: dict[str, Any] = _copy(dict(schema), unknown)
+    except RecursionError:
+        raise InvalidRequest("this JSON Schema is nested too deeply").at("response_format") from None
     if unknown:
         names = ", ".join(f"`{name}`" for name in sorted(unknown))
         raise UnsupportedParameter(f"JSON Schema keywords that are not supported: {names}").at("response_format")

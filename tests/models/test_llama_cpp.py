@@ -82,6 +82,12 @@ async def text_of(engine: LlamaCpp, request: Generate) -> str:
     return b"".join(token.text for token in tokens).decode()
 
 
+async def cached(engine: LlamaCpp, request: Generate) -> int:
+    """Generate to the end; how many tokens of the prompt were in the cache."""
+    groups = [group async for group in engine.generate(request)]
+    return groups[0].cached_tokens
+
+
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -245,8 +251,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             }
         },
     },
-    "arrays": {"type": "array", "minItems": 2, "maxItems": 3, "items": {
-        "type": "array", "items": {"type": "number", "minimum": 0, "exclusiveMaximum": 1}, "minItems": 1, "maxItems": 2}},
+    "arrays": {"type": "array", "minItems": 2, "maxItems": 3, "items": {"type": "array", "minItems": 1, "maxItems": 2,
+               "items": {"type": "number", "minimum": 0, "exclusiveMaximum": 1}}},
     "choice": {"anyOf": [{"const": "none"}, {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}},
                "required": ["n"], "additionalProperties": False}]},
     "map": {"type": "object", "additionalProperties": {"type": "boolean"}, "minProperties": 1, "maxProperties": 2},
@@ -273,7 +279,8 @@ async def test_a_grammar_rules(engine: LlamaCpp) -> None:
         assert all(len(item) == 3 and item[:2].isdigit() and item[2] in "abc" for item in items)
 
 
-@pytest.mark.parametrize("grammar", ['root ::= ("yes" | ', "other ::= [a-z]", "root ::= root [a]", "root ::= missing"])
+@pytest.mark.parametrize("grammar", ['root ::= ("yes" | ', "other ::= [a-z]", "root ::= root [a]", "root ::= missing",
+                                     f"root ::= {'(' * 30_000}[a]{')' * 30_000}"])  # fmt: skip
 async def test_a_bad_grammar_is_the_clients_mistake(engine: LlamaCpp, grammar: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await collect(engine, ask(engine, "Hi", grammar=grammar))
@@ -357,12 +364,9 @@ async def test_prefixes_are_reused_within_and_across_slots(fresh) -> None:
     engine = fresh(context_size=CONTEXT)
     system = "You are a very helpful assistant who knows everything about the sea and its animals. " * 3
 
-    async def cached(request: Generate) -> int:
-        return [group.cached_tokens async for group in engine.generate(request)][0]
-
-    assert await cached(ask(engine, system + "What is a whale?", max_tokens=4)) == 0
-    assert await cached(ask(engine, system + "What is a shark?", max_tokens=4)) > 45
-    both = [cached(ask(engine, system + f"What is {what}?", max_tokens=8)) for what in ("a squid", "a gull")]
+    assert await cached(engine, ask(engine, system + "What is a whale?", max_tokens=4)) == 0
+    assert await cached(engine, ask(engine, system + "What is a shark?", max_tokens=4)) > 45
+    both = [cached(engine, ask(engine, system + f"What is {what}?", max_tokens=8)) for what in ("a squid", "a gull")]
     assert min(await asyncio.gather(*both)) > 45
 
 
@@ -370,10 +374,7 @@ async def test_n_choices_prefill_their_prompt_once(fresh) -> None:
     engine = fresh(context_size=CONTEXT)
     request = ask(engine, "Tell me something. " * 40, max_tokens=4, sampling=Sampling(seed=1))
 
-    async def cached() -> int:
-        return [group.cached_tokens async for group in engine.generate(request)][0]
-
-    counts = sorted(await asyncio.gather(*[cached() for _ in range(4)]))
+    counts = sorted(await asyncio.gather(*[cached(engine, request) for _ in range(4)]))
     assert counts[0] == 0
     assert counts[1] >= len(request.tokens) - 33
 
