@@ -1,6 +1,6 @@
 """Continuous batching: which tokens of which requests go into the next decode step. Knows no llama.cpp.
 
-One step is one batch: a token of every request that is generating, and chunks of the prompts that are being
+One step is a batch with a token of every request that is generating, then batches of the prompts that are being
 prefilled. Requests join and leave between steps. Everything here runs on the engine's thread.
 """
 
@@ -19,12 +19,11 @@ from deployments.errors import EngineError, MantaError
 log = logging.getLogger("manta.llama_cpp")
 
 STEP_SECONDS = 0.2
-"""Time that the prompt tokens of a step may take while somebody is generating: the gap they cause in a stream."""
-FAST_BATCH = 64
-"""Tokens from which on llama.cpp's CPU attention works in tiles. Prompts in smaller batches take 2 to 4 times as long
-(SmolLM2, 500 and 2,000 tokens), so a step with prompts has as many, however slow the machine."""
-MIN_CHUNK = 16
-"""Prompt tokens of a step at least, however many others are generating."""
+"""Time that the prompts of a step may take while somebody is generating: the gap they cause in a stream."""
+TILE = 64
+"""Tokens from which on llama.cpp's CPU attention computes a batch in tiles: 2 to 4 times as fast for long prompts, and
+with other rounding. So long prompts go in chunks of as many, and neither short prompts nor generated tokens share a
+batch with them: a request's numbers don't depend on who else is there."""
 WORTH_WAITING = 32
 """Prompt tokens that a request must save by waiting until another one has prefilled them."""
 HEADROOM = 16
@@ -71,7 +70,7 @@ class Scheduler:
         self._queue: FairQueue[Job] = FairQueue()
         self._orders = itertools.count()
         self._clock = clock
-        self._seconds_per_token = STEP_SECONDS / FAST_BATCH
+        self._seconds_per_token = STEP_SECONDS / TILE
         self.decode_failures = 0
         """Steps in a row in which the decoder failed."""
         self._crowded = False
@@ -95,33 +94,29 @@ class Scheduler:
         }
 
     def step(self) -> Iterator[Output]:
-        """Decode one batch. No request is lost: what can't run now runs later, what fails gets its error."""
+        """Decode a token of everybody who is generating, then prompts: as many as STEP_SECONDS allow, or one batch.
+
+        No request is lost: what can't run now runs later, what fails gets its error.
+        """
         self._drop_cancelled()
         self._admit()
         self._make_room_for_generating()
-        rows = self._fill_batch()
-        if not rows:
-            yield from self._make_room()
-            return
-        started = self._clock()
+        rows = self._generating_rows()
+        progress = bool(rows)
+        budget = int(STEP_SECONDS / self._seconds_per_token) if rows else self._batch.capacity
         try:
-            self._decoder.decode()
+            if rows:
+                yield from self._decode(rows)
+            while budget > 0 and (rows := self._prompt_rows(budget)):
+                progress = True
+                started = self._clock()
+                yield from self._decode(rows)
+                self._measure(self._clock() - started)
+                budget -= self._batch.size
         except CellsExhausted:
+            progress = False
+        if not progress:
             yield from self._make_room()
-            return
-        except DecodeFailed as failure:
-            self.decode_failures += 1
-            for row in rows:
-                yield self._fail(row.slot, row.job, EngineError(str(failure)))
-            return
-        self.decode_failures = 0
-        self._measure(self._clock() - started)
-        for slot, _, tokens, _ in rows:
-            slot.filled += tokens
-            self._slots.cells.extend(slot.index, tokens)
-        for slot, job, _, logits in rows:
-            if logits is not None:
-                yield self._sample(slot, job, logits)
 
     def fail_all(self, error: MantaError) -> list[Output]:
         """End every request, running or waiting."""
@@ -213,20 +208,23 @@ class Scheduler:
         error = EngineError(f"the KV cache ({self._slots.cells.capacity} cells) has no room for this request")
         return [self._fail(*running[0], error)]
 
-    def _fill_batch(self) -> list[Row]:
-        """A token of everybody who is generating, then prompts in the order of arrival."""
+    def _generating_rows(self) -> list[Row]:
+        """A token of everybody who is generating."""
         self._batch.clear()
-        running = self._by_order()
-        generating = [pair for pair in running if pair[0].pending == 1]
-        rows = [self._add(slot, job, 1) for slot, job in generating]
-        budget = self._batch.capacity - len(rows)
-        if rows:
-            in_time = int(STEP_SECONDS / self._seconds_per_token)
-            budget = min(budget, max(in_time, FAST_BATCH - len(rows), MIN_CHUNK))
-        for slot, job in running:
-            if slot.pending == 1 or budget == 0:
-                continue
-            wanted = min(slot.pending, budget)
+        return [self._add(slot, job, 1) for slot, job in self._by_order() if slot.pending == 1]
+
+    def _prompt_rows(self, budget: int) -> list[Row]:
+        """Short prompts, or chunks of long ones, in the order of arrival: as many as fit, at least one."""
+        self._batch.clear()
+        rows: list[Row] = []
+        prefilling = [pair for pair in self._by_order() if pair[0].pending > 1]
+        long = bool(prefilling) and prefilling[0][0].pending >= TILE
+        budget = min(max(budget, TILE), self._batch.capacity) if long else TILE - 1
+        for slot, job in prefilling:
+            room = self._batch.capacity - self._batch.size
+            wanted = _chunk(slot.pending, budget, room) if long else slot.pending
+            if (slot.pending >= TILE) is not long or not 0 < wanted <= (room if long else budget):
+                break
             self._slots.evict_idle(self._batch.size + wanted)
             count = min(wanted, self._slots.cells.free - self._batch.size)
             if count <= 0:
@@ -241,10 +239,26 @@ class Scheduler:
         row = self._batch.add(slot.index, job.ids[start:end], start, output=last)
         return Row(slot, job, count, row if last else None)
 
+    def _decode(self, rows: list[Row]) -> Iterator[Output]:
+        """Run the batch and sample where a prompt or a token is complete. Raises CellsExhausted."""
+        try:
+            self._decoder.decode()
+        except DecodeFailed as failure:
+            self.decode_failures += 1
+            for row in rows:
+                yield self._fail(row.slot, row.job, EngineError(str(failure)))
+            return
+        self.decode_failures = 0
+        for slot, _, tokens, _ in rows:
+            slot.filled += tokens
+            self._slots.cells.extend(slot.index, tokens)
+        for slot, job, _, logits in rows:
+            if logits is not None:
+                yield self._sample(slot, job, logits)
+
     def _measure(self, seconds: float) -> None:
-        """A running mean, of the batches in which prompts set the pace."""
-        if self._batch.size >= FAST_BATCH:
-            self._seconds_per_token += 0.3 * (seconds / self._batch.size - self._seconds_per_token)
+        """A running mean of what a prompt's token takes."""
+        self._seconds_per_token += 0.3 * (seconds / self._batch.size - self._seconds_per_token)
 
     def _sample(self, slot: Slot, job: Job, row: int) -> Output:
         try:
@@ -261,3 +275,15 @@ class Scheduler:
         stopped = token is None or job.sampler.finished
         self._release(slot, job)
         return Output(job, token, "stop" if stopped else "length")
+
+
+def _chunk(pending: int, wanted: int, room: int) -> int:
+    """How much of a long prompt to take when `wanted` tokens would suit and `room` are the limit; 0: nothing.
+
+    What is left of it afterwards should be long enough for tiles, or nothing.
+    """
+    if pending <= wanted or TILE <= pending < min(2 * TILE, room + 1):
+        return pending
+    if wanted < TILE:
+        return 0
+    return wanted if pending - wanted >= TILE else max(pending - TILE, min(wanted, TILE))

@@ -1,9 +1,8 @@
-"""llama.cpp as a library: its log, calls that keep the GIL, and processors it must be protected from."""
+"""llama.cpp as a library: its log, calls that keep the GIL, and builds of it that can't be trusted with AMX."""
 
 import ctypes
 import logging
-import subprocess
-import sys
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,27 +51,27 @@ def without_release(function: Any) -> Any:
     return prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
 
-_TILE_PROBE = """
-import ctypes, mmap
-page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-page.write(bytes.fromhex("c4e2784907 c4e27849c0 c3"))  # ldtilecfg [rdi]; tilerelease; ret
-ctypes.CDLL(None).syscall(158, 0x1023, 18)  # arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)
-entry = ctypes.addressof(ctypes.c_char.from_buffer(page))
-ctypes.CFUNCTYPE(None, ctypes.c_void_p)(entry)(ctypes.addressof(ctypes.create_string_buffer(64)))
-"""
+_TILES_FIXED_IN = {11: 5, 12: 4, 13: 3}
+"""GCC's major version → the first minor version that compiles AMX tile configurations right; all later ones do."""
 
 
 @cache
 def has_broken_tiles() -> bool:
-    """Whether the processor claims AMX but faults on it, as under some hypervisors. Tried out in a child process.
+    """Whether this build of llama.cpp crashes in its first large matrix product on a processor with AMX.
 
-    llama.cpp believes the claim and crashes in its first large matrix product; without its repacked weight buffers
-    (`use_extra_bufts`) it stays away from AMX.
+    Older GCCs drop the stores that fill a tile configuration (GCC PR target/114098), Debian 12's 12.2 among them.
+    Without its repacked weight buffers (`use_extra_bufts`) llama.cpp stays away from AMX.
     """
-    processors = Path("/proc/cpuinfo")
-    if not processors.exists() or "amx_tile" not in processors.read_text():
+    if b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info():
         return False
-    probe = subprocess.run([sys.executable, "-S", "-E", "-c", _TILE_PROBE], capture_output=True, check=False)
-    if probe.returncode != 0:
-        log.warning("the processor claims AMX but faults on it: llama.cpp runs without repacked weights")
-    return probe.returncode != 0
+    library = Path(llama_cpp.__file__).parent / "lib" / "libggml-cpu.so"
+    compiler = re.search(rb"GCC: \([^)]*\) (\d+)\.(\d+)", library.read_bytes()) if library.exists() else None
+    if compiler is None:
+        return False
+    major, minor = int(compiler[1]), int(compiler[2])
+    broken = major <= max(_TILES_FIXED_IN) and minor < _TILES_FIXED_IN.get(major, 99)
+    if broken:
+        log.warning(
+            "llama.cpp was compiled by GCC %d.%d, which breaks AMX: it runs without repacked weights", major, minor
+        )
+    return broken

@@ -28,11 +28,11 @@ from deployments.errors import (
 
 CONTEXT = 1024
 GREEDY = Sampling(temperature=0)
-DRIFT = 0.5
+DRIFT = 0.7
 """How far a log-probability may move with the shape of the batch.
 
-llama.cpp's CPU attention takes another path, with other accumulators, for batches of 64 tokens and more, and quantised
-activations amplify that: 0.4 was seen with this model. A cell of another request moves it by whole units.
+llama.cpp's CPU attention takes another path for batches of 64 tokens and more, adds up in the order of the cells, and
+quantised activations amplify that: 0.5 was seen with this model. A cell of another request moves it by whole units.
 """
 TOPICS = ("the sea", "bread", "winter", "a lost dog", "chess", "Paris", "rust", "the moon")
 
@@ -132,25 +132,46 @@ async def test_alone_it_equals_the_high_level_llama(fresh, smollm2_path, monkeyp
     assert [token.id for token in tokens] == expected
 
 
-async def test_32_streams_each_equal_their_answer_alone(engine: LlamaCpp) -> None:
-    requests = [
-        ask(engine, f"Write {style} about {topic}.", max_tokens=24, top_logprobs=2)
-        for topic in TOPICS
-        for style in ("a poem", "a story", "one fact", "a joke")
-    ]
+def poems(engine: LlamaCpp) -> list[Generate]:
+    """32 prompts of less than 64 tokens."""
+    styles = ("a poem", "a story", "one fact", "a joke")
+    texts = [f"Write {style} about {topic}." for topic in TOPICS for style in styles]
+    return [ask(engine, text, max_tokens=24, top_logprobs=2) for text in texts]
+
+
+def parted(alone: list[Token], together: list[Token], drift: float) -> bool:
+    """Whether two answers to one request part, which they may only where the two best were within `drift`."""
+    for one, other in zip(alone, together, strict=False):
+        assert one.logprob is not None
+        assert other.logprob is not None
+        first, second = one.logprob.top
+        assert abs(first.logprob - other.logprob.top[0].logprob) <= drift
+        if one.id != other.id:
+            assert first.logprob - second.logprob <= drift
+            return True
+    assert len(alone) == len(together)
+    return False
+
+
+async def test_32_streams_each_equal_their_answer_alone(fresh) -> None:
+    """In caches without holes: batches below 64 tokens compute each row as if it were alone."""
+    together = fresh(context_size=CONTEXT, kv_cells=4 * CONTEXT)
+    requests = poems(together)
+    answers = await asyncio.gather(*[collect(together, request) for request in requests])
+    together.close()
+    for request, (tokens, _) in zip(requests, answers, strict=True):
+        alone = fresh(context_size=CONTEXT, kv_cells=CONTEXT)
+        parted((await collect(alone, request))[0], tokens, drift=0.1)
+        alone.close()
+
+
+async def test_32_streams_in_a_used_cache_stay_close_to_their_answer_alone(engine: LlamaCpp) -> None:
+    """A used cache has holes, and a sequence whose cells are out of order adds up in another order."""
+    requests = poems(engine)
     alone = [await collect(engine, request) for request in requests]
     together = await asyncio.gather(*[collect(engine, request) for request in requests])
-    for (expected, _), (tokens, _) in zip(alone, together, strict=True):
-        for one, other in zip(expected, tokens, strict=False):
-            assert one.logprob is not None
-            assert other.logprob is not None
-            first, second = one.logprob.top
-            assert abs(first.logprob - other.logprob.top[0].logprob) <= DRIFT
-            if one.id != other.id:
-                assert first.logprob - second.logprob <= DRIFT
-                break
-        else:
-            assert len(expected) == len(tokens)
+    pairs = zip(alone, together, strict=True)
+    assert sum(parted(expected, tokens, DRIFT) for (expected, _), (tokens, _) in pairs) < len(requests)
 
 
 async def test_logprobs_are_of_the_raw_distribution(engine: LlamaCpp) -> None:

@@ -113,12 +113,26 @@ def test_a_long_prompt_does_not_stall_who_is_generating(loop) -> None:
     assert 0.5 * chunk < max(bench.decoder.sizes) <= 1.5 * chunk
 
 
-def test_prompts_alone_fill_the_batch(loop) -> None:
-    bench = Bench(loop, cells=1000)
+def test_long_prompts_share_a_batch_and_leave_no_short_rest(loop) -> None:
+    bench = Bench(loop, cells=2000, capacity=512)
     for seed in range(3):
-        bench.submit(prompt(50, seed), 1)
+        bench.submit(prompt(180, seed), 1)
     bench.run()
-    assert bench.decoder.sizes[:2] == [64, 64]
+    assert bench.decoder.sizes == [180 + 180 + 116, 64]
+
+
+def test_short_prompts_long_ones_and_generated_tokens_go_apart(loop) -> None:
+    """Below `TILE` a batch computes as one request alone would; numbers don't depend on who else is there."""
+    bench = Bench(loop, cells=2000, capacity=512)
+    bench.submit(prompt(30, 1), 9)
+    bench.step()
+    bench.submit(prompt(30, 2), 1)
+    bench.submit(prompt(30, 3), 1)
+    bench.submit(prompt(30, 4), 1)
+    bench.submit(prompt(70, 5), 1)
+    bench.run()
+    assert [size for size in bench.decoder.sizes if size > 1] == [30, 60, 30, 70]
+    assert 1 in bench.decoder.sizes
 
 
 def test_the_next_turn_of_a_conversation_reuses_its_slot(loop) -> None:
