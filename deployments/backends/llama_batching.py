@@ -61,12 +61,10 @@ class Row(NamedTuple):
 class Scheduler:
     """The queue and the steps."""
 
-    def __init__(
-        self, decoder: Decoder, slots: int, idle_cells: int, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, decoder: Decoder, slots: Slots, clock: Callable[[], float] = time.perf_counter) -> None:
         self._decoder = decoder
         self._batch = decoder.batch
-        self._slots = Slots(decoder, slots, idle_cells)
+        self._slots = slots
         self._queue: FairQueue[Job] = FairQueue()
         self._orders = itertools.count()
         self._clock = clock
@@ -91,6 +89,7 @@ class Scheduler:
             "queued": len(self._queue),
             "kv_cells": self._slots.cells.capacity,
             "kv_cells_used": self._slots.cells.used,
+            "archived_bytes": self._slots.archive.bytes,
         }
 
     def step(self) -> Iterator[Output]:
@@ -140,6 +139,7 @@ class Scheduler:
         if not self._queue or self._slots.all_running() or (self._crowded and self._slots.running()):
             return
         for job in list(self._queue):
+            self._slots.recall(job.ids)
             source, reusable = self._slots.longest_prefix(job.ids)
             if self._slots.coming_prefix(job.ids) >= reusable + WORTH_WAITING:
                 continue
@@ -200,7 +200,7 @@ class Scheduler:
     def _make_room(self) -> list[Output]:
         """The batch found no cells: free some at any price. Only a request that is alone can fail by it."""
         running = self._by_order()
-        if not running or self._slots.forget_idle():
+        if not running or self._slots.put_away_idle():
             return []
         if len(running) > 1:
             self._preempt_youngest()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 
 import llama_cpp
@@ -17,6 +17,7 @@ from deployments.backends.llama_decoder import LlamaDecoder
 from deployments.backends.llama_params import context_params, lora_files, model_params
 from deployments.backends.llama_sampling import LlamaSampler
 from deployments.backends.llama_vocab import LlamaModel, LlamaVocab
+from deployments.backends.slots import Slots
 from deployments.backends.token_stream import TokenStream
 from deployments.config import ModelConfig
 from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest
@@ -24,12 +25,6 @@ from deployments.text.constraint import JsonSchemaConstraint
 
 log = logging.getLogger("manta.llama_cpp")
 
-IDLE_CELLS = 4096
-"""Cells that prefixes of past requests may hold, all together, but for the most recent one.
-
-On a CPU every cell below the highest used one costs each generated token a look at the attention mask per layer and
-head (SmolLM2-135M: 0.8 µs of 17 ms), and a token of prompt 5 ms if its cell is gone when it comes again.
-"""
 FATAL_FAILURES = 3
 """Steps in a row that ended in an unforeseen exception: the engine is broken, not a request."""
 
@@ -61,7 +56,7 @@ class LlamaCpp:
         self._guidance: LLTokenizer | None = None
         self._guidance_lock = threading.Lock()
         self._decoder = decoder
-        self._scheduler = Scheduler(decoder, slots, IDLE_CELLS)
+        self._scheduler = Scheduler(decoder, Slots(decoder, slots))
         self._inbox: deque[Job] = deque()
         self._inbox_lock = threading.Lock()
         self._wake = threading.Event()
@@ -80,7 +75,7 @@ class LlamaCpp:
         self._check_ids(tokens, "tokens")
         return self._vocab.detokenize(tokens)
 
-    async def generate(self, request: Generate) -> AsyncIterator[TokenGroup]:
+    async def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
         self._check(request)
         limit = self.context_size
         if request.max_tokens is not None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deployments.backends.llama_batching import CellsExhausted, DecodeFailed
 from deployments.backends.llama_library import complaints, without_release
 from deployments.backends.llama_vocab import LlamaModel
+from deployments.backends.prefix_archive import State
 from deployments.backends.token_batch import TokenBatch
 from deployments.errors import ModelLoadFailed
 
@@ -72,6 +73,15 @@ class LlamaDecoder:
     def copy(self, source: int, target: int, length: int) -> None:
         if length:
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def save(self, sequence: int) -> State:
+        state = np.empty(llama_cpp.llama_state_seq_get_size(self.context, sequence), np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        return state[: llama_cpp.llama_state_seq_get_data(self.context, pointer, state.nbytes, sequence)]
+
+    def load(self, sequence: int, state: State) -> bool:
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        return bool(llama_cpp.llama_state_seq_set_data(self.context, pointer, state.nbytes, sequence))
 
     def abort(self) -> None:
         """Make a decode that runs in another thread end soon, and all later ones at once."""

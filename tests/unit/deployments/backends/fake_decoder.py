@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from deployments.backends.base import Token
 from deployments.backends.llama_batching import CellsExhausted, DecodeFailed
+from deployments.backends.prefix_archive import State
 from deployments.backends.token_batch import TokenBatch
 
 VOCABULARY = 1000
@@ -66,6 +69,18 @@ class FakeDecoder:
         if length and not self.can_trim:
             return False
         del self.owned[sequence][length:]
+        return True
+
+    def save(self, sequence: int) -> State:
+        return np.array([token for _, token in self.owned[sequence]], np.int64).view(np.uint8)
+
+    def load(self, sequence: int, state: State) -> bool:
+        tokens = state.view(np.int64).tolist()
+        if self.used + len(tokens) > self.cells:
+            return False
+        assert not self.owned[sequence]
+        self.owned[sequence] = list(zip(range(self._fresh, self._fresh + len(tokens)), tokens, strict=True))
+        self._fresh += len(tokens)
         return True
 
     def copy(self, source: int, target: int, length: int) -> None:

@@ -10,6 +10,7 @@ from deployments.backends import llama_batching
 from deployments.backends.base import Token
 from deployments.backends.jobs import Job, Output
 from deployments.backends.llama_batching import CellsExhausted, DecodeFailed, Scheduler
+from deployments.backends.slots import Slots
 from deployments.backends.token_stream import TokenStream
 from deployments.errors import EngineError, InvalidRequest
 
@@ -28,10 +29,22 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 class Bench:
     """A scheduler with its fake decoder, and what every job got."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, cells: int, slots: int = 4, idle_cells: int = 10**6, **fake):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        cells: int,
+        slots: int = 4,
+        idle_cells: int = 10**6,
+        spread_cells: int = 10**6,
+        archive_bytes: int = 0,
+        **fake,
+    ):
         self.loop = loop
         self.decoder = FakeDecoder(cells, **fake)
-        self.scheduler = Scheduler(self.decoder, slots, idle_cells, clock=self._clock)
+        self.slots = Slots(
+            self.decoder, slots, idle_cells=idle_cells, spread_cells=spread_cells, archive_bytes=archive_bytes
+        )
+        self.scheduler = Scheduler(self.decoder, self.slots, clock=self._clock)
         self.tokens: dict[Job, list[int]] = {}
         self.ends: dict[Job, str | Exception] = {}
         self._time = 0.0
@@ -350,7 +363,8 @@ def test_a_storm_of_requests_leaves_nothing_behind(loop) -> None:
     rng = random.Random(11)
     systems = [prompt(length, 100 + length) for length in (0, 20, 90)]
     for cells, slots in ((150, 6), (400, 3), (5000, 8)):
-        bench = Bench(loop, cells=cells, slots=slots, idle_cells=rng.choice((0, 50, 10_000)))
+        archive = {"archive_bytes": rng.choice((0, 3000, 10**6)), "spread_cells": rng.choice((100, 10**6))}
+        bench = Bench(loop, cells=cells, slots=slots, idle_cells=rng.choice((0, 50, 10_000)), **archive)
         asked: dict[Job, tuple[list[int], int]] = {}
         for _ in range(400):
             if rng.random() < 0.3 and len(asked) < 120:
@@ -369,3 +383,42 @@ def test_a_storm_of_requests_leaves_nothing_behind(loop) -> None:
                 assert bench.tokens[job] == answer(ids, count)
         assert all(job.sampler.closed for job in asked)
         assert bench.scheduler.stats()["slots_busy"] == 0
+
+
+def test_a_prefix_that_had_to_leave_the_cache_comes_back_from_the_archive(loop) -> None:
+    bench = Bench(loop, cells=300, slots=2, archive_bytes=10**6)
+    bench.submit(prompt(100, 1), 3)
+    bench.run()
+    bench.submit(prompt(250, 2), 3)  # needs the cells
+    bench.run()
+    again = bench.submit([*prompt(100, 1), 5, 6], 3)
+    bench.run()
+    assert again.cached_tokens == 100
+    assert bench.tokens[again] == answer([*prompt(100, 1), 5, 6], 3)
+
+
+def test_a_cache_in_which_many_ran_is_emptied_into_the_archive_when_nobody_runs(loop) -> None:
+    bench = Bench(loop, cells=1000, spread_cells=150, archive_bytes=10**6)
+    bench.submit(prompt(100, 1), 3)
+    bench.run()
+    assert bench.decoder.used > 100, "one conversation stays where it is"
+    jobs = [bench.submit(prompt(60, seed), 3) for seed in (2, 3)]
+    bench.run()
+    assert bench.decoder.used == 0
+    assert len(bench.slots.archive) == 3
+    again = bench.submit([*prompt(60, 2), *bench.tokens[jobs[0]], 7], 2)
+    bench.run()
+    assert again.cached_tokens == 62
+    assert bench.tokens[again] == answer(again.ids[:64], 2)
+
+
+def test_without_room_an_archived_prefix_stays_where_it_is(loop) -> None:
+    bench = Bench(loop, cells=200, slots=2, spread_cells=0, archive_bytes=10**6)
+    bench.submit(prompt(150, 1), 3)
+    bench.run()
+    big = bench.submit(prompt(100, 2), 60)
+    bench.step()
+    again = bench.submit(prompt(150, 1), 2)
+    bench.run()
+    assert bench.tokens[big] == answer(prompt(100, 2), 60)
+    assert bench.tokens[again] == answer(prompt(150, 1), 2)
