@@ -118,6 +118,11 @@ check: lint types unit
 test: $(VENV)/.installed-test install-llama-cpp
 	$(BIN)/pytest
 
+.PHONY: verify-bare
+#: verify-bare        Check `serve run` by hand: without configs/ray.env, and on a Ray node that runs
+verify-bare: $(VENV)/.installed-test install
+	$(BIN)/pytest tests/verify/test_bare_serve_run.py
+
 # ---- benchmark -------------------------------------------------------------------------------------------------------
 
 .PHONY: bench-chat bench-ingress

@@ -11,7 +11,7 @@ from tests.serving import KEY, Server, serving
 
 os.environ.update({**ray_env.read(), **os.environ})  # for every process that a test starts
 
-LAYERS = ("unit", "cluster", "models")
+LAYERS = ("unit", "cluster", "models", "verify")
 TESTS = Path(__file__).parent
 
 
