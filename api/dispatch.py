@@ -52,6 +52,15 @@ class Local:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, when the status changes."""
     calls: set["Call"] = field(default_factory=set)
+    methods: dict[tuple[str, bool], DeploymentHandle] = field(default_factory=dict)
+
+    def method(self, name: str, *, stream: bool) -> DeploymentHandle:
+        """The handle's method, made once: options cost more than a call's way. What crosses is plain dataclasses."""
+        assert self.handle is not None
+        if (name, stream) not in self.methods:
+            handle = self.handle.options(stream=stream, request_serialization="pickle", response_serialization="pickle")
+            self.methods[name, stream] = getattr(handle, name)
+        return self.methods[name, stream]
 
 
 class Call:
@@ -137,8 +146,8 @@ class Dispatch:
         """A unary method of one of the model's replicas."""
         async with self._on(model) as (local, call):
 
-            async def send(handle: DeploymentHandle) -> Any:
-                response = getattr(handle, method).remote(request)
+            async def send() -> Any:
+                response = local.method(method, stream=False).remote(request)
                 try:
                     return await response
                 except asyncio.CancelledError:
@@ -152,8 +161,8 @@ class Dispatch:
         async with self._on(model) as (local, call):
             responses: list[Any] = []
 
-            async def send(handle: DeploymentHandle) -> Any:
-                responses[:] = [getattr(handle.options(stream=True), method).remote(request)]
+            async def send() -> Any:
+                responses[:] = [local.method(method, stream=True).remote(request)]
                 return await anext(responses[0])
 
             try:
@@ -173,18 +182,15 @@ class Dispatch:
                 for response in responses:
                     response.cancel()
 
-    async def _attempts(
-        self, model: str, call: Call, local: Local, send: Callable[[DeploymentHandle], Awaitable[Any]]
-    ) -> Any:
+    async def _attempts(self, model: str, call: Call, local: Local, send: Callable[[], Awaitable[Any]]) -> Any:
         """The first answer to a request of which nothing has been delivered yet, so that it may be sent again:
         once when its replica died, and while a handle has not yet heard that its deployment is back."""
         give_up = time.monotonic() + REAPPEARING_S
         died = False
         async with call:
             while True:
-                assert local.handle is not None
                 try:
-                    return await send(local.handle)
+                    return await send()
                 except DeploymentUnavailableError as error:
                     if local.status.state is not State.READY or time.monotonic() > give_up:
                         raise _unloaded(model) from error
@@ -275,7 +281,7 @@ class Dispatch:
         if local is None:
             self._models[name] = local = Local(status)
         if status.state is State.READY and local.handle is None:
-            local.handle = model_handle(status.app)
+            local.handle, local.methods = model_handle(status.app), {}
         if status.state in (State.ABSENT, State.FAILED):
             for call in list(local.calls):
                 call.abort(_failed(name, status.error) if status.error else _unloaded(name))

@@ -8,13 +8,12 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from deployments.backends.base import ModelCard, Task
+from deployments.backends.base import ModelCard
 from deployments.backends.registry import for_file
 from deployments.config import ModelConfig, ModelDefaults, tasks, with_defaults
 from deployments.config_blocks import Parameters
 from deployments.config_file import model_paths
 from deployments.config_source import Source, read_source, take_aliases, take_configs
-from deployments.errors import InvalidRequest, ModelNotFound
 
 log = logging.getLogger("manta.catalog")
 
@@ -64,24 +63,6 @@ class Catalog:
         self._sources, self._loose = sources, loose
         self._rebuild()
         return True
-
-    def resolve(self, name: str | None, task: Task) -> ModelConfig:
-        """The model of that name or alias; None: the first that does the task.
-
-        Raises ModelNotFound, and InvalidRequest when the model is for something else.
-        """
-        if name is None:
-            able = (config for config in self.configs.values() if not config.disabled and task in tasks(config))
-            if config := next(able, None):
-                return config
-            raise ModelNotFound(f"no model for {task} is installed").at("model")
-        config = self.configs.get(self.aliases.get(name, name))
-        if config is None:
-            raise ModelNotFound(f'model "{name}" not found. To see available models, call GET /v1/models').at("model")
-        if task not in tasks(config):
-            able_to = ", ".join(tasks(config)) or "nothing that is served here"
-            raise InvalidRequest(f'model "{name}" is for {able_to}, not for {task}').at("model")
-        return config
 
     def cards(self) -> list[ModelCard]:
         """What the ingress shows and routes by: configured models and aliases by name, then loose weights."""

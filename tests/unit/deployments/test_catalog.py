@@ -12,7 +12,6 @@ from deployments.backends.base import Task
 from deployments.catalog import Catalog, spec_hash
 from deployments.config import ModelConfig, ModelDefaults
 from deployments.config_blocks import Parameters
-from deployments.errors import InvalidRequest, ModelNotFound
 
 
 def write(path: Path, text: str) -> Path:
@@ -180,7 +179,6 @@ def test_aliases(tmp_path: Path) -> None:
         str(loop): 'c.yaml: alias: expected the name of a model, but "other" is an alias itself',
         str(lost): 'd.yaml: alias: expected the name of a model, but "nobody" is not installed',
     }
-    assert catalog.resolve("gpt-4", Task.CHAT).name == "real"
 
 
 def test_cards(tmp_path: Path) -> None:
@@ -196,26 +194,6 @@ def test_cards(tmp_path: Path) -> None:
     ]
     assert {card.created for card in catalog.cards()} == {1_700_000_001}
     assert catalog.cards()[0].tasks == [Task.CHAT]
-
-
-def test_without_a_name_the_first_able_model_answers(tmp_path: Path, catalog: Catalog) -> None:
-    write(tmp_path / "a.yaml", "name: a\nbackend: echo\ndisabled: true\n")
-    write(tmp_path / "b.yaml", "name: b\nbackend: echo\nknown_usecases: [embeddings]\n")
-    write(tmp_path / "c.yaml", "name: c\nbackend: echo\n")
-    catalog.scan()
-    assert catalog.resolve(None, Task.CHAT).name == "c"
-    assert catalog.resolve(None, Task.EMBEDDING).name == "b"
-    with pytest.raises(ModelNotFound, match="no model for rerank"):
-        catalog.resolve(None, Task.RERANK)
-    with pytest.raises(InvalidRequest, match='"b" is for embedding, not for chat'):
-        catalog.resolve("b", Task.CHAT)
-
-
-def test_an_unknown_name_is_localais_404(catalog: Catalog) -> None:
-    with pytest.raises(ModelNotFound) as missing:
-        catalog.resolve("x", Task.CHAT)
-    assert missing.value.message == 'model "x" not found. To see available models, call GET /v1/models'
-    assert (missing.value.status, missing.value.param) == (404, "model")
 
 
 def test_the_spec_hash_is_the_same_in_every_process_and_sees_every_field() -> None:
