@@ -52,26 +52,30 @@ class ChatModel:
         )
 
     async def chat(self, request: ChatRequest) -> TextResult:
-        return await collect(self.stream_chat(request))
+        return await collect(self.stream_chat(request, window_s=0))
 
     async def complete(self, request: CompletionRequest) -> TextResult:
-        return await collect(self.stream_complete(request))
+        return await collect(self.stream_complete(request, window_s=0))
 
     async def edit(self, request: EditRequest) -> TextResult:
-        return await collect(self.stream_edit(request))
+        return await collect(self.stream_edit(request, window_s=0))
 
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
         return await asyncio.to_thread(self.engine.tokenize, request.content, add_bos=request.add_special, special=True)
 
-    async def stream_chat(self, request: ChatRequest) -> AsyncGenerator[DeltaGroup, None]:
+    async def stream_chat(
+        self, request: ChatRequest, window_s: float = GROUP_WINDOW_S
+    ) -> AsyncGenerator[DeltaGroup, None]:
         def tokens() -> list[list[int]]:
             return [self._tokens(self._prompts.chat(request.messages, request.template_kwargs))]
 
-        async with aclosing(self._stream(request, await asyncio.to_thread(tokens))) as groups:
+        async with aclosing(self._stream(request, await asyncio.to_thread(tokens), window_s)) as groups:
             async for group in groups:
                 yield group
 
-    async def stream_complete(self, request: CompletionRequest) -> AsyncGenerator[DeltaGroup, None]:
+    async def stream_complete(
+        self, request: CompletionRequest, window_s: float = GROUP_WINDOW_S
+    ) -> AsyncGenerator[DeltaGroup, None]:
         def tokens() -> list[list[int]]:
             return [p if isinstance(p, list) else self._tokens(self._prompts.completion(p)) for p in request.prompts]
 
@@ -84,15 +88,17 @@ class ChatModel:
                     for j in range(request.n)
                 ]
             )
-        async with aclosing(self._stream(request, prompts)) as groups:
+        async with aclosing(self._stream(request, prompts, window_s)) as groups:
             async for group in groups:
                 yield group
 
-    async def stream_edit(self, request: EditRequest) -> AsyncGenerator[DeltaGroup, None]:
+    async def stream_edit(
+        self, request: EditRequest, window_s: float = GROUP_WINDOW_S
+    ) -> AsyncGenerator[DeltaGroup, None]:
         def tokens() -> list[list[int]]:
             return [self._tokens(self._prompts.edit(text, request.instruction)) for text in request.inputs]
 
-        async with aclosing(self._stream(request, await asyncio.to_thread(tokens))) as groups:
+        async with aclosing(self._stream(request, await asyncio.to_thread(tokens), window_s)) as groups:
             async for group in groups:
                 yield group
 
@@ -102,7 +108,9 @@ class ChatModel:
     def _text(self, tokens: list[int]) -> str:
         return self.engine.detokenize(tokens).decode(errors="replace")
 
-    async def _stream(self, request: TextRequest, prompts: Sequence[list[int]]) -> AsyncGenerator[DeltaGroup, None]:
+    async def _stream(
+        self, request: TextRequest, prompts: Sequence[list[int]], window_s: float
+    ) -> AsyncGenerator[DeltaGroup, None]:
         """All choices of all prompts side by side, the usage on the last group."""
         if not all(prompts):
             raise InvalidRequest("the prompt is empty").at("prompt")
@@ -115,7 +123,7 @@ class ChatModel:
             for j in range(request.n)
         ]
         open_choices = len(choices)
-        async with aclosing(_side_by_side(choices)) as groups:
+        async with aclosing(_side_by_side(choices, window_s)) as groups:
             async for deltas in groups:
                 open_choices -= sum(delta.finish_reason is not None for delta in deltas)
                 yield DeltaGroup(deltas, usage if open_choices == 0 else None)
@@ -184,7 +192,7 @@ async def collect(stream: AsyncIterator[DeltaGroup]) -> TextResult:
     return TextResult([choices[index] for index in sorted(choices)], usage)
 
 
-async def _side_by_side(streams: Sequence[AsyncIterator[Delta]]) -> AsyncGenerator[list[Delta], None]:
+async def _side_by_side(streams: Sequence[AsyncIterator[Delta]], window_s: float) -> AsyncGenerator[list[Delta], None]:
     """Run the streams at once. Yields the first delta at once, then groups of what came in within the window."""
     queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
 
@@ -209,7 +217,7 @@ async def _side_by_side(streams: Sequence[AsyncIterator[Delta]]) -> AsyncGenerat
             if error := next((item for item in items if isinstance(item, Exception)), None):
                 raise error
             if running:
-                await asyncio.sleep(GROUP_WINDOW_S)
+                await asyncio.sleep(window_s)
     finally:
         for task in tasks:
             task.cancel()
