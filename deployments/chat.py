@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -32,6 +32,9 @@ GROUP_WINDOW_S = 0.015
 
 A crossing costs 150–300 µs of CPU, whatever its size (rayserve.md §3.2).
 """
+
+INLINE_CHARACTERS = 2000
+"""Text that is rendered and tokenized in less than a millisecond."""
 
 
 class ChatModel:
@@ -69,7 +72,8 @@ class ChatModel:
         def tokens() -> list[list[int]]:
             return [self._tokens(self._prompts.chat(request.messages, request.template_kwargs))]
 
-        async with aclosing(self._stream(request, await asyncio.to_thread(tokens), window_s)) as groups:
+        size = sum(len(str(message.get("content"))) for message in request.messages)
+        async with aclosing(self._stream(request, await _computed(tokens, size), window_s)) as groups:
             async for group in groups:
                 yield group
 
@@ -79,7 +83,7 @@ class ChatModel:
         def tokens() -> list[list[int]]:
             return [p if isinstance(p, list) else self._tokens(self._prompts.completion(p)) for p in request.prompts]
 
-        prompts = await asyncio.to_thread(tokens)
+        prompts = await _computed(tokens, sum(map(len, request.prompts)))
         if request.echo:
             yield DeltaGroup(
                 [
@@ -98,7 +102,8 @@ class ChatModel:
         def tokens() -> list[list[int]]:
             return [self._tokens(self._prompts.edit(text, request.instruction)) for text in request.inputs]
 
-        async with aclosing(self._stream(request, await asyncio.to_thread(tokens), window_s)) as groups:
+        size = sum(map(len, request.inputs)) + len(request.instruction)
+        async with aclosing(self._stream(request, await _computed(tokens, size), window_s)) as groups:
             async for group in groups:
                 yield group
 
@@ -175,6 +180,11 @@ class ChatModel:
                     ids = []
                 if finish:
                     return
+
+
+async def _computed(function: Callable[[], list[list[int]]], characters: int) -> list[list[int]]:
+    """The result of rendering and tokenizing so much text: in a thread, unless that takes longer than the work."""
+    return function() if characters <= INLINE_CHARACTERS else await asyncio.to_thread(function)
 
 
 async def collect(stream: AsyncIterator[DeltaGroup]) -> TextResult:
