@@ -84,7 +84,7 @@ class ChatModel:
             return [p if isinstance(p, list) else self._tokens(self._prompts.completion(p)) for p in request.prompts]
 
         prompts = await _computed(tokens, sum(map(len, request.prompts)))
-        if request.echo:
+        if request.echo and not request.resume:
             yield DeltaGroup(
                 [
                     Delta(i * request.n + j, text)
