@@ -15,7 +15,8 @@ from api.dispatch import Dispatch
 from api.http import create_app
 from api.request_log import configure_logging
 from api.settings import PROJECT, Settings, load_settings
-from deployments.controller import ControllerSettings, ModelController
+from deployments.controller import ModelController
+from deployments.lifecycle import ControllerSettings
 from deployments.serve_apps import CONTROLLER, ServeApps, app_name
 from gallery.install import install_starter
 from gallery.progress import shown

@@ -1,20 +1,16 @@
-"""Which models are wanted, loaded, failing: the one place that loads, unloads and evicts."""
+"""Which models there are, which are wanted, and what ingresses and replicas say of them."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import psutil
-
-from deployments.backends.base import Task
 from deployments.catalog import Catalog, spec_hash
-from deployments.config import ModelConfig, ModelDefaults, tasks
-from deployments.errors import MantaError, ModelLoadFailed, ModelNotFound
+from deployments.errors import MantaError, ModelNotFound
 from deployments.ingresses import Ingresses
+from deployments.lifecycle import Apps, ControllerSettings, Lifecycle, Model
 from deployments.states import ModelStatus, Report, State, Update
 
 logger = logging.getLogger("manta.controller")
@@ -23,70 +19,6 @@ SCAN_S = 2.0
 """How often the models directory is looked at."""
 CARE_S = 1.0
 """How often idle models and models to preload are looked for."""
-STATUS_S = 0.5
-"""How often Serve is asked for the state of applications, while something is loading or going."""
-
-
-class Apps(Protocol):
-    """Models' Serve applications (`serve_apps.ServeApps`); a fake in tests."""
-
-    async def deploy(self, app: str, config: ModelConfig, task: Task, spec_hash: str) -> None: ...
-
-    async def delete(self, app: str) -> None: ...
-
-    async def statuses(self) -> dict[str, Any]: ...
-
-    async def describe(self, app: str) -> list[dict[str, Any]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ControllerSettings:
-    """What the operator decides about models' lives. Times in seconds."""
-
-    models_path: str
-    config_file: str | None = None
-    aliases_file: str | None = None
-    defaults: ModelDefaults = field(default_factory=ModelDefaults)
-    preload: tuple[str, ...] = ()
-    """Names of models to keep loaded from the start, beside those whose config says so."""
-    max_active_models: int = 0
-    """0: no limit but memory."""
-    memory_headroom: float = 0.05
-    """Part of the machine's memory that stays free: idle models are evicted before a load that would take it."""
-    cooldown: float = 10.0
-    """After a failed load; doubles with each further failure…"""
-    max_cooldown: float = 300.0
-    """… up to this."""
-    drain_timeout: float = 600.0
-    """A model that must go waits this long for its running requests."""
-
-
-@dataclass(slots=True)
-class Model:
-    """An installed model and where it stands."""
-
-    config: ModelConfig
-    spec_hash: str
-    app: str
-    state: State = State.ABSENT
-    progress: float = 0.0
-    error: MantaError | None = None
-    until: float = 0.0
-    failures: int = 0
-    version: int = 0
-    """At which its state last changed."""
-    last_used: float = field(default_factory=time.time)
-    work: asyncio.Task[None] | None = None
-    """The load or unload in progress."""
-    outcome: asyncio.Future[None] | None = None
-    """Set by the replica's report while the model loads."""
-    retired: bool = False
-    """Its config went or changed: it is never loaded again, but replaced."""
-    admitted: bool = False
-    """There is room for it: it counts as active while it loads."""
-
-    def status(self) -> ModelStatus:
-        return ModelStatus(self.state, self.app, self.progress, self.error, self.until)
 
 
 class ModelController:
@@ -106,7 +38,7 @@ class ModelController:
         self._gone: dict[str, int] = {}  # names of removed models → version of the removal
         self._ingresses = Ingresses()
         self._cards_version = 0
-        self._room = asyncio.Lock()
+        self._lifecycle = Lifecycle(settings, apps, self._ingresses, self._models)
         self._scanning = asyncio.Lock()
         self._started = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
@@ -134,12 +66,12 @@ class ModelController:
             raise _not_found(name)
         may_try = model.state is State.ABSENT or (model.state is State.FAILED and time.time() >= model.until)
         if may_try and not model.retired and (model.work is None or model.work.done()):
-            model.work = asyncio.create_task(self._load(model), name=f"load {name}")
+            self._lifecycle.begin_load(model)
         return model.status()
 
     async def unload(self, name: str) -> None:
         """Drain and unload; returns when the model is gone."""
-        await self._unload(self._model(name))
+        await self._lifecycle.unload(self._model(name))
 
     async def reload(self) -> dict[str, str]:
         """Read the configs anew. Returns the refused files and why."""
@@ -152,7 +84,7 @@ class ModelController:
     async def report_loading(self, app: str, spec: str, progress: float) -> None:
         if (model := self._loading(app, spec)) and progress > model.progress:
             model.progress = progress
-            self._publish(model)
+            self._lifecycle.publish(model)
 
     async def report_ready(self, app: str, spec: str) -> None:
         if (model := self._loading(app, spec)) and model.outcome and not model.outcome.done():
@@ -177,7 +109,7 @@ class ModelController:
         if await self._runs(model):
             logger.warning("another replica of model %s failed to load: %s", model.config.name, error)
         elif model.state is State.READY and (model.work is None or model.work.done()):
-            model.work = asyncio.create_task(self._load_failed(model, error), name=f"fail {model.config.name}")
+            self._lifecycle.begin_fail(model, error)
 
     # ---- start and stop ----
 
@@ -258,7 +190,7 @@ class ModelController:
         old.retired = True
 
         async def succeed() -> None:
-            await self._unload(old)
+            await self._lifecycle.unload(old)
             if self._models.get(name) is not old:
                 return
             config = self._catalog.configs.get(name)
@@ -267,7 +199,7 @@ class ModelController:
                 self._gone[name] = self._ingresses.tell()
                 return
             self._models[name] = successor = Model(config, spec_hash(config), old.app)
-            self._publish(successor)
+            self._lifecycle.publish(successor)
             if was_wanted:
                 await self.load(name)
 
@@ -282,7 +214,7 @@ class ModelController:
                 await self.load(model.config.name)
             elif self._idle_for(model) > (model.config.idle_timeout or float("inf")):
                 logger.info("unloading model %s: idle", model.config.name)
-                self._begin_unload(model)
+                self._lifecycle.begin_unload(model)
 
     def _preloaded(self, model: Model) -> bool:
         """To be loaded without being asked for."""
@@ -298,152 +230,10 @@ class ModelController:
             return 0.0
         return time.time() - model.last_used
 
-    # ---- load ----
-
-    async def _load(self, model: Model) -> None:
-        """LOADING, then READY or FAILED."""
-        name = model.config.name
-        model.state, model.progress, model.error, model.admitted = State.LOADING, 0.0, None, False
-        model.outcome = asyncio.get_running_loop().create_future()
-        self._publish(model)
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(model.config.load_timeout):
-                await self._make_room(model)
-                await self._forgotten(model)
-                await self._apps.deploy(model.app, model.config, tasks(model.config)[0], model.spec_hash)
-                await self._outcome(model)
-        except Exception as cause:  # noqa: BLE001 – it is what requests are answered with
-            await self._load_failed(model, cause)
-            return
-        finally:
-            model.outcome = None
-        model.state, model.failures, model.last_used = State.READY, 0, time.time()
-        logger.info("model %s is loaded after %.1f s", name, time.monotonic() - started)
-        self._publish(model)
-
-    async def _outcome(self, model: Model) -> None:
-        """Wait for the replica's own report; Serve's state tells when the replica died without one."""
-        assert model.outcome is not None
-        while True:
-            await asyncio.wait([model.outcome], timeout=STATUS_S)
-            if model.outcome.done():
-                return model.outcome.result()
-            status = (await self._apps.statuses()).get(model.app)
-            if status and status.failed and not model.outcome.done():
-                raise ModelLoadFailed(f"the replica ended while it loaded the model: {status.message}")
-
-    async def _load_failed(self, model: Model, cause: Exception) -> None:
-        name = model.config.name
-        if isinstance(cause, TimeoutError):
-            status = (await self._apps.statuses()).get(model.app)
-            cause = ModelLoadFailed(
-                f'model "{name}" was not loaded within {model.config.load_timeout:.0f} s'
-                + (f": {status.message}" if status and status.message else "")
-            )
-        elif not isinstance(cause, MantaError):
-            logger.error("loading model %s failed", name, exc_info=cause)
-            cause = ModelLoadFailed(f'model "{name}" could not be started: {type(cause).__name__}: {cause}')
-        model.failures += 1
-        cooldown = min(self._settings.cooldown * 2 ** (model.failures - 1), self._settings.max_cooldown)
-        model.state, model.error, model.until = State.FAILED, cause, time.time() + cooldown
-        logger.warning("model %s failed to load, next try in %.0f s at the earliest: %s", name, cooldown, cause)
-        self._publish(model)
-        await self._delete(model)
-
-    async def _make_room(self, model: Model) -> None:
-        """Evict idle models, least recently used first, until one more fits. Waits while all are busy."""
-        async with self._room:
-            while self._over_count() or self._short_of_memory():
-                idle = [m for m in self._models.values() if self._evictable(m) and m is not model]
-                if idle:
-                    victim = min(idle, key=lambda m: m.last_used)
-                    logger.info("evicting model %s for %s", victim.config.name, model.config.name)
-                    await self._unload(victim)
-                elif self._over_count():
-                    await asyncio.sleep(STATUS_S)
-                else:
-                    break  # short of memory with nothing to evict: the engine will say whether it fits
-            model.admitted = True
-
-    def _over_count(self) -> bool:
-        """Would one more be too many?"""
-        limit = self._settings.max_active_models
-        return bool(limit) and limit <= sum(
-            m.state in (State.READY, State.DRAINING) or (m.state is State.LOADING and m.admitted)
-            for m in self._models.values()
-        )
-
-    def _short_of_memory(self) -> bool:
-        memory = psutil.virtual_memory()
-        return bool(memory.available < memory.total * self._settings.memory_headroom)
-
-    def _evictable(self, model: Model) -> bool:
-        return (
-            model.state is State.READY and not model.config.pinned and self._ingresses.in_flight(model.config.name) == 0
-        )
-
-    # ---- unload ----
-
-    async def _unload(self, model: Model) -> None:
-        """Returns when the model is gone."""
-        await asyncio.wait([self._begin_unload(model)])
-
-    def _begin_unload(self, model: Model) -> asyncio.Task[None]:
-        """DRAINING, then ABSENT. A load in progress is broken off; an unload in progress is joined."""
-        current = model.work if model.work and not model.work.done() else None
-        if current and model.state is State.DRAINING:
-            return current
-        if current:
-            current.cancel()
-        if model.state is State.READY:
-            model.state = State.DRAINING
-        model.work = asyncio.create_task(self._drain_and_delete(model, current), name=f"unload {model.config.name}")
-        return model.work
-
-    async def _drain_and_delete(self, model: Model, load: asyncio.Task[None] | None) -> None:
-        if load:
-            await asyncio.wait([load])
-        if model.state is State.DRAINING:
-            self._publish(model)
-            await self._drained(model)
-        if model.state is not State.ABSENT:
-            await self._delete(model)
-            model.state, model.error = State.ABSENT, None
-            self._publish(model)
-
-    async def _drained(self, model: Model) -> None:
-        """Wait until no ingress sends it anything and nothing runs on it (bounded by `drain_timeout`)."""
-        version, name = model.version, model.config.name
-        try:
-            async with asyncio.timeout(self._settings.drain_timeout):
-                while not self._ingresses.acknowledged(version) or self._ingresses.in_flight(model.config.name):
-                    await asyncio.sleep(0.05)
-                while any(r["slots_busy"] or r["queued"] for r in await self._apps.describe(model.app)):
-                    await asyncio.sleep(0.2)
-        except TimeoutError:
-            logger.warning("model %s is unloaded with requests running: drain timeout", name)
-        except Exception as error:  # noqa: BLE001 – dead replicas have nothing in flight
-            logger.warning("model %s does not answer while it drains: %s", name, error)
-
-    async def _delete(self, model: Model) -> None:
-        await self._apps.delete(model.app)
-        await self._forgotten(model)
-
-    async def _forgotten(self, model: Model) -> None:
-        """Wait until Serve knows no application of that name: it can't be used again before."""
-        while model.app in await self._apps.statuses():
-            await asyncio.sleep(0.2)
-
-    # ---- news ----
-
     def _model(self, name: str) -> Model:
         if model := self._models.get(name):
             return model
         raise _not_found(name)
-
-    def _publish(self, model: Model) -> None:
-        model.version = self._ingresses.tell()
 
 
 def _not_found(name: str) -> ModelNotFound:

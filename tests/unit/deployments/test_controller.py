@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from deployments import controller as module
-from deployments import ingresses
+from deployments import ingresses, lifecycle
 from deployments.backends.base import Task
 from deployments.config import ModelConfig, ModelDefaults
-from deployments.controller import ControllerSettings, ModelController
+from deployments.controller import ModelController
 from deployments.errors import ModelLoadFailed, ModelNotFound
+from deployments.lifecycle import ControllerSettings
 from deployments.states import InUse, Report, State, Update
 
 
@@ -87,8 +88,9 @@ class TestIngress:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"CARE_S": 0.02, "SCAN_S": 0.02, "STATUS_S": 0.01}.items():
+    for name, seconds in {"CARE_S": 0.02, "SCAN_S": 0.02}.items():
         monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(lifecycle, "STATUS_S", 0.01)
     for name, seconds in {"SYNC_S": 0.05, "INGRESS_TIMEOUT_S": 0.3}.items():
         monkeypatch.setattr(ingresses, name, seconds)
 
