@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +75,22 @@ class ServeApps:
     def __init__(self, models_path: str, api_app: str) -> None:
         self._models_path = models_path
         self._api_app = api_app
+        self._deploying = threading.Lock()
 
     async def deploy(self, app: str, config: ModelConfig, task: Task, spec_hash: str) -> None:
         """Ask Serve for the application; it is not up yet when this returns."""
+        deploying = asyncio.ensure_future(asyncio.to_thread(self._deploy, app, config, task, spec_hash))
+        try:
+            await asyncio.shield(deploying)
+        except asyncio.CancelledError:
+            await deploying  # the thread goes on: only when it is done can the application be deleted
+            raise
+
+    def _deploy(self, app: str, config: ModelConfig, task: Task, spec_hash: str) -> None:
+        with self._deploying:  # Ray pickles classes by a registry of the process: two threads at once break it
+            serve.run_many([self._target(app, config, task, spec_hash)], wait_for_applications_running=False)
+
+    def _target(self, app: str, config: ModelConfig, task: Task, spec_hash: str) -> RunTarget:
         reporter = ControllerReporter(self._api_app, app, spec_hash)
         replicas = max(1, config.min_replicas or 1)
         deployment = serve.deployment(
@@ -101,13 +115,12 @@ class ServeApps:
             max_constructor_retry_count=2,
             max_surge_percent=0,  # the old replica must free the GPU before the new one starts
         )
-        target = RunTarget(
+        return RunTarget(
             deployment.bind(config, self._models_path, spec_hash, reporter),
             name=app,
             route_prefix=None,
             logging_config={"encoding": "JSON", "enable_access_log": False},
         )
-        await asyncio.to_thread(serve.run_many, [target], wait_for_applications_running=False)
 
     async def delete(self, app: str) -> None:
         await asyncio.to_thread(serve.delete, app, _blocking=False)

@@ -44,6 +44,21 @@ def test_a_failed_load_says_why_and_cools_down_longer(server: Server) -> None:
     server.remove_model("broken")
 
 
+def test_many_cold_models_load_at_once(server: Server) -> None:
+    names = [f"herd-{i}" for i in range(4)]
+    for name in names:
+        server.write_model(name)
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda n=name: answers.append(chat(server, n).status_code)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [200] * 4
+    for name in names:
+        server.remove_model(name)
+
+
 def test_removing_a_model_answers_who_waits_for_it(server: Server) -> None:
     server.write_model("goner", options='["load_delay:60"]')
     answers: list[httpx.Response] = []
