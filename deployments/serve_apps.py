@@ -26,6 +26,12 @@ PREFIX = "m-"
 """Of the names of all applications that are models."""
 CONTROLLER = "ModelController"
 
+PICKLE_RACE = "is not registered for pickle by value"
+"""Making a deployment's config registers a module with cloudpickle, pickles, and unregisters it (ray/serve/config.py,
+`_serialize_request_router_cls`). A handle that hears of a config does the same on the event loop's thread: who comes
+second finds the module gone. Nothing was deployed then."""
+DEPLOY_TRIES = 5
+
 REPLICAS: dict[Task, type] = {Task.CHAT: ChatReplica}
 """Model type → the class its replicas run."""
 
@@ -87,8 +93,15 @@ class ServeApps:
             raise
 
     def _deploy(self, app: str, config: ModelConfig, task: Task, spec_hash: str) -> None:
-        with self._deploying:  # Ray pickles classes by a registry of the process: two threads at once break it
-            serve.run_many([self._target(app, config, task, spec_hash)], wait_for_applications_running=False)
+        with self._deploying:
+            for left in reversed(range(DEPLOY_TRIES)):
+                try:
+                    serve.run_many([self._target(app, config, task, spec_hash)], wait_for_applications_running=False)
+                except ValueError as error:
+                    if left == 0 or PICKLE_RACE not in str(error):
+                        raise
+                else:
+                    return
 
     def _target(self, app: str, config: ModelConfig, task: Task, spec_hash: str) -> RunTarget:
         reporter = ControllerReporter(self._api_app, app, spec_hash)
