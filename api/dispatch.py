@@ -55,7 +55,7 @@ class Local:
     methods: dict[tuple[str, bool], DeploymentHandle] = field(default_factory=dict)
 
     def method(self, name: str, *, stream: bool) -> DeploymentHandle:
-        """The handle's method, made once: options cost more than a call's way. What crosses is plain dataclasses."""
+        """The handle's method, made once per model. Plain pickle will do: what crosses is dataclasses of ours."""
         assert self.handle is not None
         if (name, stream) not in self.methods:
             handle = self.handle.options(stream=stream, request_serialization="pickle", response_serialization="pickle")
