@@ -73,10 +73,16 @@ class ModelController:
         """Drain and unload; returns when the model is gone."""
         await self._lifecycle.unload(self._model(name))
 
+    async def removed(self, name: str) -> None:
+        """Return when nothing runs any more of a model whose config went."""
+        while (model := self._models.get(name)) and model.retired:
+            await asyncio.sleep(0.05)
+
     async def reload(self) -> dict[str, str]:
-        """Read the configs anew. Returns the refused files and why."""
+        """Read the configs anew; all ingresses know when it returns. Returns the refused files and why."""
         await self._started.wait()
         await self._scan()
+        await self._ingresses.told(self._cards_version)
         return dict(self._catalog.errors)
 
     # ---- called by replicas ----

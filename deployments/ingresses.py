@@ -56,6 +56,13 @@ class Ingresses:
             return False
         return all(report.epoch == self.epoch and report.version >= version for report in self._live())
 
+    async def told(self, version: int) -> None:
+        """Return when every live ingress has seen that version, or could have: this is a courtesy, not a barrier."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INGRESS_TIMEOUT_S):
+                while self._reports and not self.acknowledged(version):
+                    await asyncio.sleep(0.02)
+
     def _live(self) -> list[Report]:
         deadline = time.monotonic() - INGRESS_TIMEOUT_S
         self._reports = {name: seen for name, seen in self._reports.items() if seen[1] >= deadline}

@@ -345,6 +345,51 @@ async def test_reload_reports_refused_files_and_keeps_the_others(make: Any, tmp_
     assert [card.name for card in controller._catalog.cards()] == ["good"]
 
 
+async def test_after_a_reload_every_live_ingress_knows_the_new_model(make: Any, tmp_path: Path) -> None:
+    controller, _ = await make()
+    ingress = TestIngress(controller)
+    await ingress.sync()
+    write(tmp_path, "a")
+
+    async def slowly() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            await ingress.sync()
+
+    syncing = asyncio.create_task(slowly())
+    await controller.reload()
+    assert ingress.cards == ["a"]
+    syncing.cancel()
+
+
+async def test_a_dead_ingress_does_not_hold_a_reload_up(make: Any, tmp_path: Path) -> None:
+    controller, _ = await make()
+    await TestIngress(controller).sync()
+    write(tmp_path, "a")
+    async with asyncio.timeout(5):
+        await controller.reload()
+
+
+async def test_removed_returns_when_nothing_runs_any_more(make: Any, tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    controller, apps = await make()
+    ingress = TestIngress(controller)
+    await controller.load("a")
+    await ingress.until("a", State.READY)
+    apps.busy["m-a"] = 1
+    (tmp_path / "a.yaml").unlink()
+    await ingress.until("a", State.DRAINING)
+    removed = asyncio.create_task(controller.removed("a"))
+    await ingress.sync()
+    await ingress.sync()
+    assert not removed.done(), "a request still runs"
+    apps.busy["m-a"] = 0
+    await ingress.until("a", State.ABSENT)
+    await removed
+    assert not apps.apps
+    await controller.removed("never there")
+
+
 async def test_a_new_controller_adopts_what_runs_and_deletes_strays(make: Any, tmp_path: Path) -> None:
     write(tmp_path, "a")
     write(tmp_path, "b")
