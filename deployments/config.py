@@ -260,5 +260,4 @@ def tasks(config: ModelConfig) -> list[Task]:
         return [Task.RERANK]
     if config.backend is None:
         return []
-    offered = lookup(config.backend).tasks
-    return [task for task in Task if task in offered][:1]
+    return list(lookup(config.backend).classes)[:1]

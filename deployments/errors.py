@@ -87,6 +87,30 @@ class ModelNotFound(MantaError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
 
+class JobNotFound(MantaError):
+    """No job has this uuid, or it ended too long ago."""
+
+    status, type, code = 404, "invalid_request_error", "job_not_found"
+
+
+class GalleryNotFound(MantaError):
+    """No gallery has this name."""
+
+    status, type, code = 404, "invalid_request_error", "gallery_not_found"
+
+
+class AlreadyExists(MantaError):
+    """What was to be added is there under this name."""
+
+    status, type, code = 409, "invalid_request_error", "already_exists"
+
+
+class NotCancellable(MantaError):
+    """The job has ended, or has come too far to be taken back."""
+
+    status, type, code = 409, "invalid_request_error", "not_cancellable"
+
+
 class BodyTooLarge(MantaError):
     """The request body is over the limit of its route."""
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from deployments.backends.registry import engine_class
 from deployments.chat import ChatModel
-from deployments.config import ModelConfig, default_threads
+from deployments.config import ModelConfig, default_threads, tasks
 from deployments.errors import MantaError, ModelLoadFailed
 
 logger = logging.getLogger("manta.replica")
@@ -74,7 +74,7 @@ class ChatReplica(Replica, ChatModel):
 def load_engine(config: ModelConfig, models_path: Path, progress: Callable[[float], None]) -> Any:
     """Import the backend and load the model; blocking."""
     assert config.backend is not None, "the catalog gives every config a backend"
-    return engine_class(config.backend).load(config, models_path, progress)
+    return engine_class(config.backend, tasks(config)[0]).load(config, models_path, progress)
 
 
 def _throttled(loop: asyncio.AbstractEventLoop, report: Callable[[float], None]) -> Callable[[float], None]:

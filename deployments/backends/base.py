@@ -4,10 +4,14 @@ Standard-library dataclasses only. They are pickled between processes whose envi
 versions of every package, and engines must import without Ray and without FastAPI.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Task(StrEnum):
@@ -145,6 +149,66 @@ class TextEngine(Protocol):
         ...
 
 
+# ---- engine: encoders ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Tokens:
+    """One input of an encoder, its special tokens included."""
+
+    ids: list[int]
+    second: int = 0
+    """Where the second text of a pair begins; 0: there is none."""
+    full_length: int = 0
+    """Tokens before it was truncated; 0: it was not."""
+
+
+class Encoder(Protocol):
+    """A loaded encoder: token ids in, one row of floats per input out. The batcher decides what runs together."""
+
+    max_length: int
+    """Tokens of one input, special tokens included."""
+    width: int
+    """Floats per row: the embedding's dimension, or 1 for a score."""
+    batch_tokens: int
+    """Tokens, padding included, with which one batch keeps the hardware full. A longer input is a batch alone."""
+    parallel_batches: int
+    """Batches that may run at once: 1 on a CPU, 2 where a GPU should never wait for the next one."""
+
+    def encode(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
+        """Rows [inputs, width], in the order of the batch. Blocking; called from `parallel_batches` threads at most.
+
+        Raises EngineError.
+        """
+        ...
+
+    def stats(self) -> dict[str, float]:
+        """Gauges of the engine alone; `failed` 1: it is broken for good."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Embedder(Encoder, Protocol):
+    """Embeds texts. Rows are as the model's own files say: pooled, and normalised where they say so."""
+
+    def tokenize(self, inputs: Sequence[str | list[int]], *, truncate: bool) -> list[Tokens]:
+        """Texts, or ids of this model's tokenizer without special tokens. Blocking, thread-safe.
+
+        Raises InvalidRequest for an id that is none, ContextLengthExceeded with both numbers for an input that is
+        longer than `max_length` and must not be truncated; both name the input's index.
+        """
+        ...
+
+
+class Reranker(Encoder, Protocol):
+    """Scores documents against a query. A cross-encoder reads both together."""
+
+    def tokenize_pairs(self, query: str, documents: Sequence[str], *, truncate: bool) -> list[Tokens]:
+        """Each document after the query, the document truncated. Blocking, thread-safe. Raises as `tokenize`."""
+        ...
+
+
 # ---- handle: what ingress and replica say to each other --------------------------------------------------------------
 
 
@@ -243,6 +307,49 @@ class TokenizeRequest:
     """Prepend the model's BOS token, where it wants one."""
 
 
+@dataclass(slots=True, kw_only=True)
+class EmbedRequest:
+    """Texts, or token ids, to embed."""
+
+    inputs: list[str | list[int]]
+    dimensions: int | None = None
+    """Cut each vector to so many and normalise it again. None: the model's own."""
+    truncate: bool | None = None
+    """Cut inputs that are too long; False: refuse them. None: as the model's config says."""
+    tenant: str = ""
+
+
+@dataclass(slots=True)
+class Vectors:
+    """Consecutive rows of an answer, as one array."""
+
+    data: bytes
+    """float32, little-endian, row after row."""
+    width: int
+    prompt_tokens: int = 0
+    """Tokens that were embedded, special tokens included, of these rows."""
+    truncated: int = 0
+    """How many of these inputs were cut."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RerankRequest:
+    query: str
+    documents: list[str]
+    truncate: bool | None = None
+    """As of EmbedRequest."""
+    tenant: str = ""
+
+
+@dataclass(slots=True)
+class Scores:
+    """One score per document, in the order of the documents; the higher the more relevant."""
+
+    scores: list[float]
+    prompt_tokens: int = 0
+    truncated: int = 0
+
+
 @dataclass(slots=True)
 class ModelCard:
     """What the ingress knows of an installed model."""
@@ -257,3 +364,5 @@ class ModelCard:
     """Requests for this name go to that model."""
     loose: bool = False
     """A bare weights file without a config."""
+    scoring: str = ""
+    """Of a model that reranks: `cross-encoder`, or `cosine` similarity of a bi-encoder's embeddings."""

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ from deployments.errors import BackendNotInstalled, ConfigInvalid
 class Backend:
     """One engine. Its module is imported only when a model that uses it is loaded."""
 
-    target: str
-    """`module:Class`. The class has `load(config, models_path, progress)`, blocking, and the Protocol of its tasks."""
-    tasks: frozenset[Task]
+    classes: Mapping[Task, str]
+    """What it can do → `module:Class`. The class has `load(config, models_path, progress)`, blocking, and the task's
+    Protocol. The first task is that of a model which doesn't say what it is for."""
     requires: str | None = None
     """Top-level module that the extra installs; None: nothing."""
     extra: str | None = None
@@ -26,13 +27,12 @@ class Backend:
 
 BACKENDS: dict[str, Backend] = {
     "llama-cpp": Backend(
-        "deployments.backends.llama_cpp:LlamaCpp",
-        tasks=frozenset({Task.CHAT}),
+        {Task.CHAT: "deployments.backends.llama_cpp:LlamaCpp"},
         requires="llama_cpp",
         extra="llama-cpp",
         suffixes=(".gguf",),
     ),
-    "echo": Backend("deployments.backends.echo:Echo", tasks=frozenset({Task.CHAT})),
+    "echo": Backend({Task.CHAT: "deployments.backends.echo:Echo"}),
 }
 
 ALIASES: dict[str, str] = {
@@ -61,13 +61,16 @@ def for_file(name: str) -> str | None:
     return next((key for key, backend in BACKENDS.items() if name.lower().endswith(backend.suffixes or ("\0",))), None)
 
 
-def engine_class(name: str) -> Any:
-    """Import the backend's class. Raises BackendNotInstalled with the command that installs what is missing."""
+def engine_class(name: str, task: Task) -> Any:
+    """Import the backend's class for a task. Raises BackendNotInstalled with the command that installs what is missing,
+    and ConfigInvalid when the backend can't do the task."""
     backend = lookup(name)
+    if task not in backend.classes:
+        raise ConfigInvalid(f'backend "{name}" can\'t do {task}: it is for {", ".join(backend.classes)}')
     if backend.requires and importlib.util.find_spec(backend.requires) is None:
         raise BackendNotInstalled(
             f'backend "{name}" needs the Python package "{backend.requires}", which is not installed here; '
             f"run: make install-{backend.extra}"
         )
-    module, _, attribute = backend.target.partition(":")
+    module, _, attribute = backend.classes[task].partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -11,9 +11,9 @@ from deployments.backends.registry import ALIASES, BACKENDS, Backend, engine_cla
 from deployments.errors import BackendNotInstalled, ConfigInvalid
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_every_row_names_a_module_that_exists(name: str) -> None:
-    module, _, attribute = BACKENDS[name].target.partition(":")
+@pytest.mark.parametrize("target", sorted({target for row in BACKENDS.values() for target in row.classes.values()}))
+def test_every_row_names_a_class_that_exists(target: str) -> None:
+    module, _, attribute = target.partition(":")
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
@@ -31,10 +31,15 @@ def test_an_unknown_backend_is_refused_with_those_that_exist() -> None:
 
 
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Backend("none.such:Engine", tasks=frozenset({Task.SPEECH}), requires="no_such_package", extra="tts")
+    row = Backend({Task.SPEECH: "none.such:Engine"}, requires="no_such_package", extra="tts")
     monkeypatch.setitem(registry.BACKENDS, "piper", row)
     with pytest.raises(BackendNotInstalled, match="make install-tts"):
-        engine_class("piper")
+        engine_class("piper", Task.SPEECH)
+
+
+def test_a_backend_asked_for_what_it_cannot_do_says_what_it_can() -> None:
+    with pytest.raises(ConfigInvalid, match="can't do speech: it is for chat"):
+        engine_class("echo", Task.SPEECH)
 
 
 def test_weights_find_their_backend_by_suffix() -> None:
