@@ -55,22 +55,24 @@ $(VENV)/.installed-llama-cpp: $(VENV)/.installed
 	@$(PIP_INSTALL) --editable '.[llama-cpp]'
 	@touch $@
 
-$(VENV)/.installed-tts: $(VENV)/.installed .ci/fix_torchaudio.py | debian-packages
+$(VENV)/.installed-tts: $(VENV)/.installed .ci/fix_torchaudio.py | debian-tts
 	@echo "Installing tts"
 	@$(PIP_INSTALL) --editable '.[tts]'
 	@$(BIN)/python .ci/fix_torchaudio.py
 	@touch $@
 
-# ffmpeg: libraries that torchcodec loads; espeak-ng: phonemes of Coqui's and Piper's voices.
-DEBIAN_PACKAGES := ffmpeg espeak-ng
+# Packages of the system. tts: libraries that torchcodec loads, phonemes of Coqui's and Piper's voices; tests: servers
+# that some are run against.
+DEBIAN_tts := ffmpeg espeak-ng
+DEBIAN_tests := docker-registry postgresql
 
-.PHONY: debian-packages
-debian-packages:
-	@dpkg --status $(DEBIAN_PACKAGES) >/dev/null 2>&1 || \
+.PHONY: debian-tts debian-tests
+debian-tts debian-tests: debian-%:
+	@dpkg --status $(DEBIAN_$*) >/dev/null 2>&1 || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES); \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN_$*); \
 	else \
-		echo "Speech needs packages of the system; on Debian: sudo apt-get install $(DEBIAN_PACKAGES)"; \
+		echo "Missing packages of the system for $*; on Debian: sudo apt-get install $(DEBIAN_$*)"; \
 	fi
 
 .PHONY: $(VLLM_EXTRAS:%=install-%)
@@ -115,7 +117,7 @@ unit: $(VENV)/.installed-test install-llama-cpp
 check: lint types unit
 
 #: test               Run all tests: unit, cluster and models
-test: $(VENV)/.installed-test install-llama-cpp
+test: $(VENV)/.installed-test install-llama-cpp | debian-tests
 	$(BIN)/pytest
 
 .PHONY: verify-bare
@@ -125,7 +127,7 @@ verify-bare: $(VENV)/.installed-test install
 
 # ---- benchmark -------------------------------------------------------------------------------------------------------
 
-.PHONY: bench-chat bench-ingress
+.PHONY: bench-chat bench-ingress bench-gallery
 #: bench-chat         Measure chat against llama.cpp's server and llama-cpp-python's
 bench-chat: install-llama-cpp .venv-bench/.installed
 	$(BIN)/python -m benchmarks.chat
@@ -133,6 +135,10 @@ bench-chat: install-llama-cpp .venv-bench/.installed
 #: bench-ingress      Measure what HTTP, ingress and handle add to the first token
 bench-ingress: install-llama-cpp
 	$(BIN)/python -m benchmarks.ingress
+
+#: bench-gallery      Measure downloads against curl and sha256sum
+bench-gallery: install-llama-cpp
+	$(BIN)/python -m benchmarks.gallery
 
 .venv-bench/.installed: constraints.txt
 	@echo "Installing the servers to compare with"

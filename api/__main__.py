@@ -105,7 +105,7 @@ def _install_starter(settings: Settings) -> None:
     """Install the starter model on a first start. The server would do it too, but nobody would see it."""
     try:
         with shown(_console) as progress:
-            install_starter(settings.models_path, settings.starter_model, progress)
+            install_starter(settings.models_path, settings.starter_model, progress, settings.gallery.downloads())
     except MantaError as error:
         raise type(error)(f"{error.message}\nTo start without a model: MANTA_STARTER_MODEL= make run") from error
 

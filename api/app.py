@@ -1,4 +1,4 @@
-"""The Serve application `api`, which `serve run configs/app.yaml` builds: ingress replicas and the model controller."""
+"""The Serve application `api`, which `serve run configs/app.yaml` builds: ingresses, model controller, gallery."""
 
 import logging
 from pathlib import Path
@@ -12,34 +12,36 @@ from rich.console import Console
 
 from api import ray_env
 from api.dispatch import Dispatch
+from api.gallery_handle import GalleryHandle
 from api.http import create_app
 from api.request_log import configure_logging
 from api.settings import PROJECT, Settings, load_settings
+from api.sole_replica import SoleReplica
 from deployments.controller import ModelController
 from deployments.lifecycle import ControllerSettings
 from deployments.serve_apps import CONTROLLER, ServeApps, app_name
-from gallery.install import install_starter
-from gallery.progress import shown
 
 logger = logging.getLogger("manta.app")
 
 INGRESS = "Ingress"
+GALLERY = "Gallery"
 
 
 class Ingress:
     """One of several equal, stateless HTTP front ends."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, controller: DeploymentHandle
+        self, settings: Settings, controller: DeploymentHandle, gallery: DeploymentHandle
     ) -> None:
         configure_logging(settings.logging_level)
         self._settings = settings
         self._dispatch = Dispatch(controller, settings.request_timeout)
+        self._gallery = GalleryHandle(SoleReplica(gallery, "the gallery"))
         if missing := ray_env.missing():
             logger.warning("slower and less safe than it could be: configs/ray.env was not in force for %s", missing)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._settings, self._dispatch, answers_request_id=False)
+        return create_app(self._settings, self._dispatch, self._gallery, answers_request_id=False)
 
 
 class Controller(ModelController):
@@ -56,16 +58,24 @@ class Controller(ModelController):
 
 def build(args: dict[str, Any]) -> Application:
     """`import_path` of configs/app.yaml. Its `args` stay empty: settings come from the environment and server.yaml."""
+    # Here, for this module is also that of ingresses and controller, which need nothing of what installs models.
+    from api.gallery_replica import GalleryReplica
+    from gallery.install import install_starter
+    from gallery.progress import shown
+
     settings = load_settings()
     configure_logging(settings.logging_level)
     settings.log_origins()
     with shown(Console()) as progress:
-        install_starter(settings.models_path, settings.starter_model, progress)
+        install_starter(settings.models_path, settings.starter_model, progress, settings.gallery.downloads())
     controller = serve.deployment(Controller, name=CONTROLLER).bind(
         controller_settings(settings), settings.logging_level
     )
+    gallery = serve.deployment(GalleryReplica, name=GALLERY).bind(
+        settings.gallery_settings(), controller, settings.logging_level
+    )
     ingress = serve.deployment(serve.ingress()(Ingress), name=INGRESS)
-    return ingress.bind(settings, controller)
+    return ingress.bind(settings, controller, gallery)
 
 
 def controller_settings(settings: Settings) -> ControllerSettings:

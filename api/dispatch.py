@@ -1,4 +1,4 @@
-"""From a model's name to its replicas: the only module of the ingress that knows Ray.
+"""From a model's name to its replicas, by Ray.
 
 Keeps this ingress's copy of all model states, asks the controller on a miss, waits within the deadline, and
 translates what Serve raises. A request that waits for a model or runs on one is answered when the model fails or goes.
@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from api.ray_errors import translated
 from deployments.backends.base import ModelCard, Task
 from deployments.errors import (
     DeadlineExceeded,
@@ -27,7 +28,6 @@ from deployments.errors import (
     ModelNotFound,
     ModelUnloaded,
     NotReady,
-    Overloaded,
     ReplicaDied,
 )
 from deployments.serve_apps import model_handle
@@ -301,16 +301,4 @@ def _failed(model: str, error: MantaError) -> MantaError:
 
 
 def _translated(error: Exception, model: str) -> MantaError | Exception:
-    """What Serve raises, in our words. `cause` is the replica's own exception; `str(error)` would be a traceback."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, MantaError):
-        return cause
-    if isinstance(cause, BackPressureError):
-        return Overloaded(f"too many requests wait for model {model}").after(1)
-    if isinstance(cause, DeploymentUnavailableError):
-        return _unloaded(model)
-    if isinstance(cause, RayActorError):
-        return ReplicaDied("the process that ran this request ended").after(1)
-    if isinstance(cause, RequestCancelledError):
-        return ModelUnloaded("the request was cancelled").after(1)
-    return error
+    return translated(error, f"model {model}", _unloaded(model))

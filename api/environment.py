@@ -62,11 +62,13 @@ def _spellings(name: str) -> tuple[str, ...]:
     return (name,) if "_" in name and name.split("_", 1)[0] in _PREFIXES else (LOCALAI_PREFIX + name, name)
 
 
-_PREFIXES = frozenset({"LOCALAI", "LLAMACPP"})
+_PREFIXES = frozenset({"LOCALAI", "LLAMACPP", "HF"})
 
 _REASONS: dict[str, str] = {
-    "galleries are not served yet": "GALLERIES AUTOLOAD_GALLERIES REMOTE_LIBRARY PRELOAD_MODELS PRELOAD_MODELS_CONFIG "
-    "LOCALAI_MODELS DISABLE_GALLERY_ENDPOINT LOCALAI_DISABLE_PREDOWNLOAD_SCAN ARTIFACT_DOWNLOAD_CONCURRENCY",
+    "galleries are read when they are asked for": "AUTOLOAD_GALLERIES",
+    "short names of models are those of the galleries": "REMOTE_LIBRARY",
+    "pickled weights are refused but for galleries that say `allow_pickles`": "LOCALAI_DISABLE_PREDOWNLOAD_SCAN",
+    "MANTA_PARALLEL_JOBS and MANTA_DOWNLOAD_CONNECTIONS say it": "ARTIFACT_DOWNLOAD_CONCURRENCY",
     "images and audio are not served yet": "IMAGE_PATH AUDIO_PATH GENERATED_CONTENT_PATH",
     "all state is kept under MANTA_DATA_PATH": "UPLOAD_PATH CONFIG_PATH LOCALAI_CONFIG_DIR "
     "LOCALAI_CONFIG_DIR_POLL_INTERVAL",
@@ -86,7 +88,7 @@ _REASONS: dict[str, str] = {
     "LOCALAI_HTTP_GET_EXEMPTED_ENDPOINTS",
     "errors never hold internals": "LOCALAI_OPAQUE_ERRORS",
     "keys come in headers, which no other site can make a browser send": "LOCALAI_CSRF DISABLE_CSRF",
-    "there is no web page yet": "DISABLE_WEBUI LOCALAI_BASE_URL",
+    "there is no web page yet": "DISABLE_WEBUI",
     "compression belongs to the proxy in front": "DISABLE_HTTP_COMPRESSION HTTP_COMPRESSION_MIN_LENGTH",
     "Ray forms the cluster": "P2P P2P_DHT_INTERVAL P2P_OTP_INTERVAL P2P_TOKEN LOCALAI_TOKEN P2P_NETWORK_ID FEDERATED "
     "DISTRIBUTED NATS_URL LOCALAI_REGISTRATION_TOKEN AUTO_APPROVE_NODES DISTRIBUTED_SHARED_MODELS "

@@ -13,9 +13,10 @@ from api import __version__
 from api.auth import KeyMiddleware
 from api.body_limit import BodyLimitMiddleware
 from api.errors import HANDLED, ErrorMiddleware, answer_error
+from api.gallery_gateway import GalleryGateway
 from api.gateway import Gateway
 from api.request_log import RequestLogMiddleware
-from api.routes import chat, completions, edits, models, system, tokenize
+from api.routes import chat, completions, edits, gallery, models, system, tokenize
 from api.schemas.error import ErrorResponse
 from api.settings import Settings
 
@@ -31,8 +32,10 @@ OPENAI_ROUTERS: tuple[APIRouter, ...] = (
 PREFIXES = ("/v1", "")
 
 
-def create_app(settings: Settings, gateway: Gateway, *, answers_request_id: bool = True) -> FastAPI:
-    """The application that serves the models behind `gateway`.
+def create_app(
+    settings: Settings, gateway: Gateway, gallery_gateway: GalleryGateway, *, answers_request_id: bool = True
+) -> FastAPI:
+    """The application that serves the models behind `gateway` and installs those of `gallery_gateway`.
 
     `answers_request_id`: send `X-Request-ID`. Ray Serve does that itself, around the application.
     """
@@ -49,10 +52,13 @@ def create_app(settings: Settings, gateway: Gateway, *, answers_request_id: bool
     )
     app.state.settings = settings
     app.state.gateway = gateway
+    app.state.gallery = gallery_gateway
     # Checks nothing (KeyMiddleware does): it puts the key into the OpenAPI document, for Swagger's "Authorize".
     key = [Security(HTTPBearer(auto_error=False, description="One of the server's API keys, where it has any."))]
     app.include_router(system.router)
     app.include_router(models.reload_router, dependencies=key)
+    offered = gallery.absent_router if settings.gallery.disable_gallery_endpoint else gallery.router
+    app.include_router(offered, dependencies=key)
     for prefix in PREFIXES:
         for router in OPENAI_ROUTERS:
             app.include_router(router, prefix=prefix, dependencies=key)
@@ -68,7 +74,7 @@ def _middlewares(settings: Settings, answers_request_id: bool) -> list[Middlewar
         allow_origins=settings.cors_allow_origins or ("*",),
         allow_methods=("*",),
         allow_headers=("*",),
-        expose_headers=("X-Request-ID", "X-Correlation-ID", "Retry-After"),
+        expose_headers=("X-Request-ID", "X-Correlation-ID", "Retry-After", *gallery.HEADERS),
     )
     return [
         Middleware(RequestLogMiddleware, answers_request_id=answers_request_id),

@@ -1,12 +1,20 @@
 """Types of settings: how the text of a variable becomes a value."""
 
+import json
 import re
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from deployments.config_file import seconds
 from deployments.errors import ConfigInvalid
+
+
+class Section(BaseModel):
+    """A block of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -35,6 +43,24 @@ def _comma_list(value: object) -> object:
     return [item for item in map(str.strip, value.split(",")) if item] if isinstance(value, str) else value
 
 
+def _json_list(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('expected a list as JSON, such as [{"name": "…", "url": "…"}]') from None
+
+
+def _web_address(text: str) -> str:
+    """Without the slash at its end; a bare host is meant to be reached over TLS."""
+    url = text if "://" in text else f"https://{text}"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError('expected an address such as "https://example.org/path"')
+    return url.rstrip("/")
+
+
 def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("expected a number")
@@ -46,6 +72,11 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_
 Duration = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_duration), BeforeValidator(_no_bool)]
 AutoWhole = Annotated[Whole | None, AfterValidator(lambda number: number or None)]
 """0 and null: worked out by the server."""
-Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_list)]
+CommaList = BeforeValidator(_comma_list)
+"""Put beside a list's type: a variable holds it with commas, a file as YAML."""
+Names = Annotated[tuple[str, ...], CommaList]
+Secrets = Annotated[tuple[SecretStr, ...], CommaList]
+JSONList = BeforeValidator(_json_list)
+"""Put beside a list's type: a variable holds it as JSON, a file as YAML."""
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 Address = Annotated[str, AfterValidator(_address)]

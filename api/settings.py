@@ -5,23 +5,29 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from api.environment import Env, Variable, spellings, unused, variables
-from api.setting_types import Address, Amount, AutoWhole, Duration, Names, Secrets, Whole, parse_address
+from api.gallery_settings import GalleryBlock
+from api.model_settings import ModelSettings
+from api.preload import install_requests
+from api.setting_types import (
+    Address,
+    Duration,
+    Names,
+    Secrets,
+    Section,
+    WebAddress,
+    Whole,
+    parse_address,
+)
 from deployments.config import ModelDefaults
 from deployments.errors import ConfigInvalid
+from gallery.settings import GallerySettings
 
 log = logging.getLogger(__name__)
 
@@ -34,45 +40,8 @@ LOG_LEVELS = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEB
 
 # ---- settings --------------------------------------------------------------------------------------------------------
 
-_SHIPPED = ModelDefaults()
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
-
-
-class ModelSettings(_Section):
-    """The block `models:`. What a model's own file leaves unset."""
-
-    threads: Annotated[AutoWhole, Env(("THREADS",))] = _SHIPPED.threads
-    """Threads of an engine; 0: half the cores."""
-    context_size: Annotated[AutoWhole, Env(("CONTEXT_SIZE",))] = _SHIPPED.context_size
-    """Tokens one request may use, prompt and output together; 0: what the model was trained for, at most 8,192."""
-    f16: Annotated[bool | None, Env(("F16",))] = _SHIPPED.f16
-    """LocalAI's switch for a half-precision KV cache."""
-    parallel: Annotated[Whole, Field(ge=1), Env(("LLAMACPP_PARALLEL",))] = _SHIPPED.parallel or 32
-    """Requests that a replica decodes together."""
-    kv_cells: Annotated[AutoWhole, Env()] = _SHIPPED.kv_cells
-    """KV-cache cells that a replica's requests share; 0: 4 times the context size."""
-    min_replicas: Annotated[Whole, Env()] = _SHIPPED.min_replicas or 0
-    """Replicas that stay; 0: the model is unloaded when idle."""
-    max_replicas: Annotated[Whole, Field(ge=1), Env()] = _SHIPPED.max_replicas or 1
-    """Replicas that load may add, one at a time."""
-    num_cpus: Annotated[Amount, Env()] = _SHIPPED.num_cpus or 0.0
-    """Ray's logical CPUs a replica reserves."""
-    num_gpus: Annotated[Amount, Env()] = _SHIPPED.num_gpus or 0.0
-    """GPUs a replica reserves; fractions share one."""
-    target_ongoing_requests: Annotated[Amount | None, Env()] = _SHIPPED.target_ongoing_requests
-    """Requests per replica that autoscaling aims at. Unset: as suits the model type."""
-    max_queued_requests: Annotated[Whole | None, Env()] = _SHIPPED.max_queued_requests
-    """Requests that may wait in a replica; the next is answered 429. Unset: no limit."""
-    idle_timeout: Annotated[Duration, Env(("WATCHDOG_IDLE_TIMEOUT",))] = _SHIPPED.idle_timeout or 0.0
-    """A model unused for so long is unloaded; 0: never."""
-    load_timeout: Annotated[Duration, Env()] = _SHIPPED.load_timeout or 0.0
-    """A load that takes longer has failed."""
-
-
-class Settings(_Section):
+class Settings(Section):
     """The server's settings, checked. Paths are absolute. Picklable."""
 
     address: Annotated[Address, Env(("ADDRESS",))] = "127.0.0.1:8080"
@@ -81,11 +50,15 @@ class Settings(_Section):
     """Model configs and weights."""
     data_path: Annotated[Path, Env(("LOCALAI_DATA_PATH",))] = Path("data")
     """All state of the server."""
+    database_url: Annotated[SecretStr, Env()] = SecretStr("")
+    """Where galleries and jobs are kept: `postgresql://user:password@host/database`; empty: SQLite in `data_path`."""
     models_config_file: Annotated[Path | None, Env(("MODELS_CONFIG_FILE", "CONFIG_FILE"))] = None
     """A YAML list of model configs, beside those in `models_path`."""
     starter_model: Annotated[str, Env(keep_empty=True)] = "smollm2-135m-instruct"
     """Installed on the first start, when there is no model; empty: none."""
 
+    base_url: Annotated[WebAddress | None, Env(("LOCALAI_BASE_URL",))] = None
+    """The server's address in links. Unset: what a proxy says in `X-Forwarded-…`, else the address that was called."""
     api_keys: Annotated[Secrets, Env(("API_KEY",))] = ()
     """Keys that clients must send, comma-separated. None: open to all."""
     api_key_file: Annotated[Path | None, Env()] = None
@@ -129,6 +102,7 @@ class Settings(_Section):
     """Where that doubling ends."""
 
     models: ModelSettings = ModelSettings()
+    gallery: GalleryBlock = GalleryBlock()
 
     _origin: dict[str, str] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
@@ -163,6 +137,20 @@ class Settings(_Section):
             values["idle_timeout"] = 0.0
         return ModelDefaults(**values)
 
+    def gallery_settings(self) -> GallerySettings:
+        """What the gallery works by. Raises ConfigInvalid for a file of models to install that is wrong."""
+        block = self.gallery
+        return GallerySettings(
+            models_path=self.models_path.absolute(),
+            data_path=self.data_path.absolute(),
+            database_url=self.database_url.get_secret_value() or f"sqlite:///{self.data_path.absolute() / 'manta.db'}",
+            galleries=block.rows(),
+            downloads=block.downloads(),
+            parallel_jobs=block.parallel_jobs,
+            index_ttl=block.gallery_ttl,
+            preload=install_requests(block),
+        )
+
     def sourced(self, origin: Mapping[str, str], warnings: Iterable[str]) -> Self:
         """These settings, told where they came from."""
         self._origin, self._warnings = dict(origin), tuple(warnings)
@@ -173,6 +161,14 @@ class Settings(_Section):
         log.info("settings", extra={"origin": dict(sorted(self._origin.items()))})
         for warning in self._warnings:
             log.warning(warning)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+"""The blocks of the settings: `models:` and the like."""
 
 
 # ---- load ------------------------------------------------------------------------------------------------------------
@@ -198,7 +194,8 @@ def load_settings(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigInvalid("; ".join(_sentences(error, origin))) from None  # its text may hold a key
-    settings = _with_paths(settings, directory)
+    settings = _with_keys(_with_paths(settings, directory))
+    settings.gallery_settings()  # now, rather than in the middle of the start, is the time for mistakes in its files
     in_vain = [f"{item.name} ({item.source}) is accepted and changes nothing: {why}" for item, why in unused(found)]
     return settings.sourced(origin, in_vain)
 
@@ -213,20 +210,23 @@ def table() -> str:
 
 
 def _shown(default: object) -> str:
-    if default is None or default == ():
+    if default is None:
         return ""
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, tuple):
+        return ", ".join(map(str, default))
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _fields() -> Iterator[tuple[str, FieldInfo]]:
-    """Each setting's dotted key and field."""
+    """Each setting's dotted key and field; those of the blocks come last."""
     for name, field in Settings.model_fields.items():
-        if name != "models":
+        if name not in SECTIONS:
             yield name, field
-    for name, field in ModelSettings.model_fields.items():
-        yield f"models.{name}", field
+    for section, block in SECTIONS.items():
+        for name, field in block.model_fields.items():
+            yield f"{section}.{name}", field
 
 
 def _env(field: FieldInfo) -> Env:
@@ -255,11 +255,12 @@ def _from_file(path: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(values, dict):
         raise ConfigInvalid(f"{path}: expected a mapping of settings such as `json_limit_mb: 20`")
     values = {str(key): value for key, value in values.items() if value is not None}
-    origin = {key: str(path) for key in values if key != "models"}
-    if isinstance(values.get("models"), dict):
-        origin |= {f"models.{key}": str(path) for key in values["models"]}
-    elif "models" in values:
-        raise ConfigInvalid(f"{path}: models: expected a mapping such as `models: {{threads: 4}}`")
+    origin = {key: str(path) for key in values if key not in SECTIONS}
+    for section in SECTIONS.keys() & values.keys():
+        if not isinstance(values[section], dict):
+            example = next(iter(SECTIONS[section].model_fields))
+            raise ConfigInvalid(f"{path}: {section}: expected a mapping such as `{section}: {{{example}: …}}`")
+        origin |= {f"{section}.{key}": str(path) for key in values[section]}
     return values, origin
 
 
@@ -273,34 +274,53 @@ def _from_environment(found: Mapping[str, Variable]) -> Iterator[tuple[str, Vari
                 break
 
 
-def _with_paths(settings: Settings, directory: Path) -> Settings:
-    """Paths made absolute, and the keys of `api_key_file` added."""
-    paths = {
-        name: directory / value.expanduser()
-        for name in Settings.model_fields
-        if isinstance(value := getattr(settings, name), Path)
-    }
-    keys = settings.api_keys
-    if key_file := paths.get("api_key_file"):
-        try:
-            lines = key_file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigInvalid(f"{key_file}: api_key_file: {error.strerror}; write one key a line there") from error
-        keys += tuple(SecretStr(line.strip()) for line in lines if line.strip() and not line.startswith("#"))
-    return settings.model_copy(update={**paths, "api_keys": keys})
+T = TypeVar("T", bound=Section)
+
+
+def _with_paths(section: T, directory: Path) -> T:
+    """Paths made absolute, in the blocks too."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, Path):
+            return directory / value.expanduser()
+        if isinstance(value, tuple):
+            return tuple(map(absolute, value))
+        return _with_paths(value, directory) if isinstance(value, Section) else value
+
+    return section.model_copy(update={name: absolute(getattr(section, name)) for name in type(section).model_fields})
+
+
+def _with_keys(settings: Settings) -> Settings:
+    """The keys of `api_key_file` added."""
+    if not settings.api_key_file:
+        return settings
+    try:
+        lines = settings.api_key_file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigInvalid(
+            f"{settings.api_key_file}: api_key_file: {error.strerror}; write one key a line there"
+        ) from error
+    keys = (SecretStr(line.strip()) for line in lines if line.strip() and not line.startswith("#"))
+    return settings.model_copy(update={"api_keys": (*settings.api_keys, *keys)})
 
 
 def _sentences(error: ValidationError, origin: Mapping[str, str]) -> Iterator[str]:
     """One sentence per mistake: where it stands, the key, and what was expected. Never the value: it may be a key."""
-    known = [key for key, _ in _fields()]
     for mistake in error.errors(include_url=False, include_context=False, include_input=False):
-        key = next((k for k in (".".join(map(str, mistake["loc"][:n])) for n in (2, 1)) if k in origin), "")
-        where = f"{origin.get(key, 'settings')}: {key or '.'.join(map(str, mistake['loc']))}"
+        place = [str(step) for step in mistake["loc"]]
+        setting = next((key for key in (".".join(place[:n]) for n in (2, 1)) if key in origin), "")
+        where = f"{origin.get(setting, 'settings')}: {'.'.join(place)}"
         if mistake["type"] == "extra_forbidden":
-            close = get_close_matches(key, known, n=1)
-            yield f"{where}: no such setting" + (f"; did you mean {close[0]}?" if close else "; remove it")
-            continue
-        yield f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
+            yield f"{where}: no such setting{_instead(place, setting)}"
+        else:
+            yield f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
+
+
+def _instead(place: list[str], setting: str) -> str:
+    """What may have been meant by a key that doesn't exist; of what is inside a setting nothing is known here."""
+    known = [key for key, _ in _fields()]
+    close = get_close_matches(setting, known, n=1) if setting == ".".join(place) else []
+    return f"; did you mean {close[0]}?" if close else "; remove it"
 
 
 if __name__ == "__main__":

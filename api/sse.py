@@ -36,9 +36,13 @@ def streamed(whole: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 
 
 class EventStream(Response):
-    """Sends each item of `items`, made bytes by `render`, as it comes; `[DONE]` last."""
+    """Sends each item of `items`, made bytes by `render`, as it comes; `last` after them."""
 
     media_type = "text/event-stream"
+    quiet = WAITING
+    """The comment that is sent when there is nothing else to send."""
+    last = DONE
+    """What follows the last item."""
 
     def __init__(self, items: AsyncGenerator[Any, None], render: Callable[[Any], bytes], keepalive_s: float) -> None:
         self.items = items
@@ -59,7 +63,7 @@ class EventStream(Response):
 
     async def _answer(self, wire: "_Wire") -> None:
         async with aclosing(self.items) as items:  # or the replica works on for a client who has left
-            comments = asyncio.create_task(wire.comment_when_quiet(self.keepalive_s))
+            comments = asyncio.create_task(wire.comment_when_quiet(self.keepalive_s, self.quiet))
             try:
                 async for item in items:
                     if data := self.render_item(item):
@@ -70,7 +74,7 @@ class EventStream(Response):
                 await wire.write(event(error_body(client_error(error))))
             finally:
                 comments.cancel()
-        await wire.end(DONE)
+        await wire.end(self.last)
 
 
 class _Wire:
@@ -89,13 +93,13 @@ class _Wire:
     async def end(self, data: bytes) -> None:
         await self._body(data, more=False)
 
-    async def comment_when_quiet(self, interval_s: float) -> None:
-        """A comment whenever nothing was sent for `interval_s`. A task beside the loop: a wait per item costs more."""
+    async def comment_when_quiet(self, interval_s: float, comment: bytes) -> None:
+        """Sent when nothing else was for `interval_s`. A task beside the loop: a wait per item costs more."""
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(self._last + interval_s - now())
             if now() - self._last >= interval_s:
-                await self.write(WAITING)
+                await self.write(comment)
 
     async def _body(self, data: bytes, *, more: bool) -> None:
         async with self._turn:

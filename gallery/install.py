@@ -1,114 +1,109 @@
-"""Installation of a gallery entry: its files, checked, then its YAML, which makes it a model."""
+"""Carrying a plan out: every file checked, then the YAML, which makes it a model. What is interrupted goes on."""
 
-import fcntl
-import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import asyncio
 from pathlib import Path
 
-import yaml
-
-from deployments.errors import ConfigInvalid, DownloadFailed
-from gallery.index import STARTER, Entry, File, find, read
-from gallery.sources import source_of
-from gallery.sources.base import require_space
-
-Progress = Callable[[str, int, int], None]
-"""Called with a file's name, its bytes so far, and its bytes in all (0: unknown)."""
-
+from deployments.errors import MantaError
+from gallery.fetch import Fetcher, Locator
+from gallery.index import STARTER, Entry, find, read_index
+from gallery.installation import Installation
+from gallery.journal import Journal
+from gallery.locks import locked, locked_if_free
+from gallery.plan import Plan, resolve
+from gallery.records import yaml_path
+from gallery.request import InstallRequest
+from gallery.settings import DownloadSettings, Gallery
+from gallery.sources import Sources
+from gallery.space import Space
+from gallery.status import Progress, Silent
+from gallery.threads import in_thread
 
 _MODELS = ("*.yaml", "*.yml", "*.gguf")
 """Files that the server takes for models."""
 
 
-def silent(name: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
+class Installer:
+    """Carries plans out in one models directory. One for all jobs of a process."""
+
+    def __init__(self, models_path: Path, sources: Locator, settings: DownloadSettings, space: Space) -> None:
+        """`sources` is open (`async with Sources(settings) as sources`); `space` is of `models_path`."""
+        self._models_path = models_path
+        self._sources = sources
+        self._settings = settings
+        self._space = space
+
+    async def install(self, plan: Plan, progress: Progress, *, keep_yaml: bool = False) -> None:
+        """Install, or go on with an installation that was interrupted; a second one fetches nothing.
+
+        Files that are there are kept if their sha256 is right, or the gallery names none. Of several jobs or
+        processes that want the same file one fetches it and the others wait. A YAML that someone else wrote is kept
+        as `<name>.yaml.bak`; with `keep_yaml` it stays, and ours isn't written.
+
+        When it is cancelled or raises, what was fetched stays for the next try: `abandon` removes it. Raises
+        ConfigInvalid, DownloadFailed and InsufficientStorage.
+        """
+        await in_thread(self._models_path.mkdir, parents=True, exist_ok=True)
+        async with locked(self._models_path, _lock_name(plan)):
+            installation = Installation(
+                plan, self._models_path, self._sources, self._settings, self._space, progress, keep_yaml=keep_yaml
+            )
+            await installation.run()
+
+    async def abandon(self, plan: Plan) -> None:
+        """Take back what an unfinished installation of `plan` did. Does nothing after a finished one.
+
+        Files that another model uses, or is about to, stay.
+        """
+        async with locked(self._models_path, _lock_name(plan)):
+            journal = await in_thread(Journal.find, self._models_path, plan.name)
+            if journal is None:
+                return
+            fetcher = Fetcher(self._models_path, plan.name, self._settings, self._space, Silent().at)
+            for file in plan.files:
+                async with locked_if_free(self._models_path, file.filename) as free:
+                    if free:  # otherwise another job goes on with what this one has fetched
+                        await in_thread(fetcher.clear_file, file)
+            await in_thread(fetcher.clear)
+            for filename in journal.placed():
+                async with locked_if_free(self._models_path, filename) as free:
+                    if free:
+                        await in_thread(journal.take_back, filename)
+            await in_thread(journal.end)
 
 
-def install(entry: Entry, models_path: Path, progress: Progress = silent) -> Path:
-    """Install `entry` into `models_path` and return the path of its YAML. Blocks.
-
-    Files that are there with the right sha256 are kept, so a second call downloads nothing. Of two processes that
-    want the same file at once, one downloads it and the other waits. A YAML that exists is the user's and is left
-    as it is. It is written last: a model that can be seen is complete. Raises ConfigInvalid, DownloadFailed and
-    InsufficientStorage.
-    """
-    yaml_path = config_path(entry, models_path)
-    targets = [(file, _inside(models_path, file.filename)) for file in entry.files]
-    models_path.mkdir(parents=True, exist_ok=True)
-    for file, path in targets:
-        with _locked(models_path, file.filename):
-            if not _is_there(file, path):
-                _fetch(file, path, progress)
-    _write_new(models_path, yaml_path, yaml.safe_dump(entry.config(), sort_keys=False, allow_unicode=True))
-    return yaml_path
-
-
-def install_starter(models_path: Path, name: str, progress: Progress = silent) -> Path | None:
+def install_starter(
+    models_path: Path, name: str, progress: Progress | None = None, settings: DownloadSettings | None = None
+) -> Path | None:
     """Install that model of the starter gallery if `models_path` holds no model yet; an empty name asks for none.
 
-    Returns the path of its YAML, or None where there was nothing to do. Raises as `install`, and ModelNotFound.
+    Blocks. Returns the path of its YAML, or None where there was nothing to do. Raises as `Installer.install`, and
+    ModelNotFound.
     """
     if not name or any(path for pattern in _MODELS for path in models_path.glob(pattern)):
         return None
-    return install(find(read(STARTER), name), models_path, progress)
+    return asyncio.run(_install_starter(models_path, name, progress or Silent(), settings or DownloadSettings()))
 
 
-def config_path(entry: Entry, models_path: Path) -> Path:
-    """Where the entry's YAML stands once it is installed."""
-    return _inside(models_path, entry.name.replace("/", "__") + ".yaml")
+async def _install_starter(models_path: Path, name: str, progress: Progress, settings: DownloadSettings) -> Path:
+    async with Sources(settings) as sources:
+        plan = await resolve(InstallRequest(id=name), sources, _StarterGallery())
+        space = Space(models_path, settings.min_free, settings.limit)
+        installer = Installer(models_path, sources, settings, space)
+        try:
+            await installer.install(plan, progress, keep_yaml=True)
+        except MantaError:
+            await installer.abandon(plan)
+            raise
+    return yaml_path(models_path, plan.name)
 
 
-def _inside(models_path: Path, name: str) -> Path:
-    """The path of `name` in the models directory, which an index must not lead out of."""
-    path = models_path / name
-    if not path.resolve().is_relative_to(models_path.resolve()) or path.resolve() == models_path.resolve():
-        raise ConfigInvalid(f"{name}: leads out of the models directory")
-    return path
+class _StarterGallery:
+    """The gallery that comes with Manta, read from its file."""
+
+    async def find(self, name: str) -> tuple[Gallery, Entry]:
+        text = await in_thread(STARTER.read_text, encoding="utf-8")
+        return Gallery("manta", STARTER.as_uri()), find(read_index(text, str(STARTER)).entries, name)
 
 
-@contextmanager
-def _locked(models_path: Path, filename: str) -> Iterator[None]:
-    """Hold the file's lock, between processes and threads. The empty lock file stays: to remove it would race."""
-    locks = models_path / ".locks"
-    locks.mkdir(exist_ok=True)
-    with (locks / filename.replace("/", "__")).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _is_there(file: File, path: Path) -> bool:
-    return path.is_file() and (not file.sha256 or _sha256(path) == file.sha256.lower())
-
-
-def _fetch(file: File, path: Path, progress: Progress) -> None:
-    """Fetch to a `.partial` file, check it, then give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(path.name + ".partial")
-
-    def report(done: int, total: int) -> None:
-        require_space(path.parent, total - done)
-        progress(file.filename, done, total)
-
-    try:
-        source_of(file.uri).fetch(file.uri, partial_path, report)
-        if file.sha256 and (found := _sha256(partial_path)) != file.sha256.lower():
-            raise DownloadFailed(f"{file.filename}: sha256 is {found}, the gallery says {file.sha256}")
-        partial_path.replace(path)
-    finally:
-        partial_path.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_new(models_path: Path, path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all, and not in place of another."""
-    with _locked(models_path, path.name):
-        if path.exists():
-            return
-        partial_path = path.with_name(path.name + ".partial")
-        partial_path.write_text(text, encoding="utf-8")
-        partial_path.replace(path)
+def _lock_name(plan: Plan) -> str:
+    return f"model {plan.name}"

@@ -1,5 +1,6 @@
 """Layers by directory: what lies under tests/<layer>/ has that marker."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from api import ray_env
+from gallery.index import STARTER
 from tests.serving import KEY, Server, serving
 
 os.environ.update({**ray_env.read(), **os.environ})  # for every process that a test starts
@@ -44,5 +46,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name, fields in ECHOES.items():
         lines = [f"{key}: {value}" for key, value in fields.items()]
         (directory / "models" / f"{name}.yaml").write_text("\n".join([f"name: {name}", "backend: echo", *lines]))
-    with serving(directory, API_KEY=KEY, MANTA_KEEPALIVE="1", MANTA_LOAD_FAILURE_COOLDOWN="2") as running:
+    starter = [{"name": "manta", "url": STARTER.as_uri()}]
+    settings = {
+        "API_KEY": KEY,
+        "MANTA_KEEPALIVE": "1",
+        "MANTA_LOAD_FAILURE_COOLDOWN": "2",
+        "GALLERIES": json.dumps(starter),  # nothing here reaches the other ones
+        "MANTA_DOWNLOAD_ALLOW": "127.0.0.1",
+        "MANTA_DOWNLOAD_STALL_TIMEOUT": "2",
+        "MANTA_DOWNLOAD_RETRIES": "1",
+    }
+    with serving(directory, **settings) as running:
         yield running

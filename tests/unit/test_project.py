@@ -133,9 +133,9 @@ def test_app_yaml_is_a_config_of_serve_and_agrees_with_the_settings() -> None:
     config = ServeDeploySchema.model_validate(yaml.safe_load((PROJECT / "configs/app.yaml").read_text()))
     settings = load_settings(env={})
     assert (config.http_options.host, config.http_options.port) == (settings.host, settings.port)
-    ingress, controller = config.applications[0].deployments
+    ingress, controller, gallery = config.applications[0].deployments
     assert (ingress.name, ingress.num_replicas) == ("Ingress", settings.ingress_replicas)
-    assert controller.name == "ModelController"
+    assert (controller.name, gallery.name, gallery.num_replicas) == ("ModelController", "Gallery", 1)
 
 
 def test_nodes_of_the_ray_cluster_get_the_environment() -> None:

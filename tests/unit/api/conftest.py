@@ -15,6 +15,7 @@ from api.http import create_app
 from api.settings import Settings
 from tests.unit.http_clients import AppFactory, http_client
 from tests.unit.local_dispatch import LocalDispatch
+from tests.unit.local_gallery import LocalGallery
 
 
 @pytest.fixture
@@ -23,11 +24,16 @@ def gateway() -> LocalDispatch:
 
 
 @pytest.fixture
-def make_app(gateway: LocalDispatch, tmp_path: Path) -> AppFactory:
+def gallery() -> LocalGallery:
+    return LocalGallery()
+
+
+@pytest.fixture
+def make_app(gateway: LocalDispatch, gallery: LocalGallery, tmp_path: Path) -> AppFactory:
     """Makes the application with some settings."""
 
     def make(**settings: Any) -> FastAPI:
-        return create_app(Settings(models_path=tmp_path, data_path=tmp_path, **settings), gateway)
+        return create_app(Settings(models_path=tmp_path, data_path=tmp_path, **settings), gateway, gallery)
 
     return make
 
@@ -35,13 +41,14 @@ def make_app(gateway: LocalDispatch, tmp_path: Path) -> AppFactory:
 @functools.cache
 def _shared_app() -> FastAPI:
     """The application with default settings: making one takes 30 ms, most tests can do with the same."""
-    return create_app(Settings(), LocalDispatch())
+    return create_app(Settings(), LocalDispatch(), LocalGallery())
 
 
 @pytest.fixture
-def app(gateway: LocalDispatch) -> FastAPI:
+def app(gateway: LocalDispatch, gallery: LocalGallery) -> FastAPI:
     app = _shared_app()
     app.state.gateway = gateway
+    app.state.gallery = gallery
     return app
 
 

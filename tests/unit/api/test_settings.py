@@ -156,11 +156,13 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
 
 def test_what_changes_nothing_is_reported_and_no_value_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    settings = load(tmp_path, "", LOCALAI_GALLERIES="[]", P2P_TOKEN="secret", API_KEY="secret", LOCALAI_CSRF="true")
+    settings = load(
+        tmp_path, "", LOCALAI_AUTOLOAD_GALLERIES="true", P2P_TOKEN="secret", API_KEY="secret", LOCALAI_CSRF="true"
+    )
     settings.log_origins()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 3
-    for name in ("LOCALAI_GALLERIES", "P2P_TOKEN", "LOCALAI_CSRF"):
+    for name in ("LOCALAI_AUTOLOAD_GALLERIES", "P2P_TOKEN", "LOCALAI_CSRF"):
         assert any(text.startswith(f"{name} (environment) is accepted and changes nothing: ") for text in warnings)
     assert "secret" not in str([vars(record) for record in caplog.records])
 

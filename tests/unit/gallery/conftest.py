@@ -3,27 +3,17 @@
 import hashlib
 import io
 import re
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from aiohttp import encode_basic_auth
+
+from tests.loopback import Handler, Loopback
 
 
-class Server(ThreadingHTTPServer):
-    """Clients that hang up are part of the tests."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class PackageIndex:
+class PackageIndex(Loopback):
     """Speaks the simple repository API (PEP 503, 629) with byte ranges. Wheels go in with `add`."""
 
     def __init__(self) -> None:
@@ -34,9 +24,16 @@ class PackageIndex:
         """The next download's connection breaks after so many bytes."""
         self.ranges: list[str] = []
         """`Range` headers of the downloads so far; empty where one had none."""
-        self._server = Server(("127.0.0.1", 0), self._handler())
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/simple/"
+        self.served = 0
+        """Bytes of wheels so far."""
+        self.metadata = False
+        """Offer each wheel's metadata as a file beside it (PEP 658)."""
+        self.has_ranges = True
+        self.credentials = ""
+        """`name:password` that every request needs; empty: none."""
+        super().__init__(_Handler)
+        self.simple = f"{self.url}/simple/"
+        """What pip calls the index's URL."""
 
     def add(self, package: str, version: str, members: dict[str, bytes]) -> bytes:
         """Build a wheel that holds `members` and offer it."""
@@ -54,69 +51,69 @@ class PackageIndex:
         self.hashes[wheel] = hashlib.sha256(buffer.getvalue()).hexdigest()
         return buffer.getvalue()
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        index = self
+class _Handler(Handler):
+    @property
+    def index(self) -> PackageIndex:
+        owner: PackageIndex = self.server.owner
+        return owner
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def get(self) -> None:
+        _, kind, name, *_ = self.path.split("/")
+        wheels = self.index.wheels
+        if not self._is_known():
+            self.send(401, b"", **{"WWW-Authenticate": 'Basic realm="index"'})
+        elif kind == "simple":
+            self._page(name)
+        elif name in wheels:
+            self._wheel(wheels[name])
+        elif (wheel := name.removesuffix(".metadata")) in wheels:
+            self.send(200, _metadata(wheels[wheel]))
+        else:
+            self.send(404, b"")
 
-            def do_GET(self) -> None:
-                _, kind, name, *_ = self.path.split("/")
-                if kind == "simple":
-                    self._page(name)
-                elif name in index.wheels:
-                    self._wheel(index.wheels[name])
-                else:
-                    self.send_error(404)
+    def _is_known(self) -> bool:
+        name, _, password = self.index.credentials.partition(":")
+        return not name or self.headers.get("Authorization") == encode_basic_auth(name, password)
 
-            def _page(self, package: str) -> None:
-                found = [wheel for wheel in index.wheels if wheel.startswith(package.replace("-", "_") + "-")]
-                if not found:
-                    self.send_error(404)
-                    return
-                links = [f'<a href="/files/{w}#sha256={index.hashes[w]}">{w}</a>' for w in found]
-                page = f"<!DOCTYPE html><html><body>{''.join(links)}</body></html>".encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/html")
-                self.send_header("Content-Length", str(len(page)))
-                self.end_headers()
-                self.wfile.write(page)
+    def _page(self, package: str) -> None:
+        found = [wheel for wheel in self.index.wheels if wheel.startswith(package.replace("-", "_") + "-")]
+        more = ' data-core-metadata="true"' if self.index.metadata else ""
+        links = [f'<a href="/files/{w}#sha256={self.index.hashes[w]}"{more}>{w}</a>' for w in found]
+        page = f"<!DOCTYPE html><html><body>{''.join(links)}</body></html>".encode()
+        self.send(200 if found else 404, page, **{"Content-Type": "text/html"})
 
-            def _wheel(self, content: bytes) -> None:
-                wanted = self.headers.get("Range", "")
-                index.ranges.append(wanted)
-                start = int(match[1]) if (match := re.match(r"bytes=(\d+)-", wanted)) else 0
-                self.send_response(206 if start else 200)
-                self.send_header("Content-Type", "application/octet-stream")
-                self.send_header("Content-Length", str(len(content) - start))
-                self.send_header("Accept-Ranges", "bytes")
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-                self.end_headers()
-                end, index.cut_after = index.cut_after, None
-                self.wfile.write(content[start:end])
-                self.close_connection = self.close_connection or end is not None
+    def _wheel(self, content: bytes) -> None:
+        wanted = self.headers.get("Range", "")
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted) if self.index.has_ranges else None
+        start, end = (int(match[1]), int(match[2] or len(content) - 1) + 1) if match else (0, len(content))
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        if self.index.has_ranges:
+            headers["Accept-Ranges"] = "bytes"
+        if match:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        claimed = end - start
+        if self.command == "GET":
+            self.index.ranges.append(wanted)
+            if self.index.cut_after is not None and claimed > self.index.cut_after:
+                end, self.index.cut_after, self.close_connection = start + self.index.cut_after, None, True
+            self.index.served += end - start
+        self.send(206 if match else 200, content[start:end], claimed=claimed, **headers)
 
-            def log_message(self, *args: object) -> None:
-                """Quiet."""
 
-        return Handler
+def _metadata(wheel: bytes) -> bytes:
+    with ZipFile(io.BytesIO(wheel)) as archive:
+        return next(archive.read(name) for name in archive.namelist() if name.endswith("/METADATA"))
 
 
 @pytest.fixture
 def package_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[PackageIndex]:
     """An index that is the only one pip knows of."""
-    index = PackageIndex()
-    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONSTRAINT"):
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONSTRAINT", "PIP_CERT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_INDEX_URL", index.url)
-    monkeypatch.setenv("PIP_RETRIES", "1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield index
-    index.close()
+    with PackageIndex() as index:
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        monkeypatch.setenv("PIP_INDEX_URL", index.simple)
+        monkeypatch.setenv("PIP_RETRIES", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield index

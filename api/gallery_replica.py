@@ -1,0 +1,44 @@
+"""The gallery as a Serve deployment. Only its own process imports this: it brings all that downloads need."""
+
+from ray.serve.handle import DeploymentHandle
+
+from api.gallery_gateway import Offer, Wanted
+from api.request_log import configure_logging
+from api.schemas.gallery import to_listed_model
+from api.sole_replica import SoleReplica
+from gallery.actor import Gallery
+from gallery.settings import GallerySettings
+
+UNLOADED_S = 3600.0
+"""A model that goes first finishes what runs on it."""
+
+
+class GalleryReplica(Gallery):
+    """The one gallery of the server."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: GallerySettings, controller: DeploymentHandle, log_level: str
+    ) -> None:
+        configure_logging(log_level)
+        super().__init__(settings, ServedModels(SoleReplica(controller, "the model controller")))
+        await self.start()
+        # Serve awaits `__del__` when the replica is to end. On the instance the interpreter never calls it, unawaited.
+        self.__del__ = self.stop
+
+    async def offer(self, wanted: Wanted) -> Offer:
+        """A page of what can be installed, as JSON."""
+        page = await self.available(wanted.search, wanted.tag, wanted.gallery, wanted.offset, wanted.limit)
+        return Offer([to_listed_model(item) for item in page.items], page.total, tuple(await self.problems()))
+
+
+class ServedModels:
+    """The server's models (`gallery.removal.Models`), whose states the controller knows."""
+
+    def __init__(self, controller: SoleReplica) -> None:
+        self._controller = controller
+
+    async def reload(self) -> None:
+        await self._controller.ask("reload")
+
+    async def removed(self, name: str) -> None:
+        await self._controller.ask("removed", name, timeout=UNLOADED_S)
