@@ -1,5 +1,7 @@
 """What a route is given of one HTTP request beside its body: who asks, the way to the models, and the way to answer."""
 
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -10,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from api.disconnect import unless_gone
+from api.gallery_gateway import GalleryGateway
 from api.gateway import Gateway
 from api.settings import Settings
 from api.sse import EventStream
@@ -48,9 +51,19 @@ class Call:
         """The result of a replica's `method`; the replica stops when the client leaves."""
         return await unless_gone(self.receive, self.gateway.call(model, method, request))
 
+    async def each(self, model: str, method: str, request: object, take: Callable[[Any], Awaitable[None]]) -> None:
+        """Give what a replica's streaming `method` makes to `take`, one item after the other; as `result` else."""
 
-def json_response(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+        async def consume() -> None:
+            async with aclosing(self.gateway.stream(model, method, request)) as items:
+                async for item in items:
+                    await take(item)
+
+        await unless_gone(self.receive, consume())
+
+
+def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
 
 
 async def _call(request: Request) -> Call:
@@ -59,4 +72,12 @@ async def _call(request: Request) -> Call:
 
 
 Caller = Annotated[Call, Depends(_call)]
+
+
+async def _gallery(request: Request) -> GalleryGateway:
+    gateway: GalleryGateway = request.app.state.gallery
+    return gateway
+
+
+GalleryOf = Annotated[GalleryGateway, Depends(_gallery)]
 QueryModel = Annotated[str | None, Query(description="Wins over the body's `model`.")]

@@ -46,6 +46,10 @@ class GalleryGateway(Protocol):
         """Raises GalleryNotFound."""
         ...
 
+    async def reload(self) -> None:
+        """Begin to fetch the files that model configs name and that aren't there."""
+        ...
+
     async def galleries(self) -> list[Gallery]: ...
 
     async def problems(self) -> dict[str, str]:

@@ -32,6 +32,9 @@ class GalleryHandle:
         offer: Offer = await self._replica.ask("offer", wanted)
         return offer
 
+    async def reload(self) -> None:
+        await self._replica.ask("reload")
+
     async def galleries(self) -> list[Gallery]:
         galleries: list[Gallery] = await self._replica.ask("galleries")
         return galleries

@@ -4,13 +4,13 @@ import json
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.base_url import base_url
-from api.call import Call, Caller
+from api.call import Call, Caller, GalleryOf
 from api.gallery_gateway import GalleryGateway, Wanted
 from api.json_body import JSONRoute
 from api.schemas.gallery import (
@@ -37,14 +37,6 @@ TOTAL = "X-Total-Count"
 UNREADABLE = "X-Unreadable-Galleries"
 HEADERS = (TOTAL, UNREADABLE)
 """Of the list of models, beside the models: the answer itself is LocalAI's plain array."""
-
-
-async def _gateway(request: Request) -> GalleryGateway:
-    gateway: GalleryGateway = request.app.state.gallery
-    return gateway
-
-
-GalleryOf = Annotated[GalleryGateway, Depends(_gateway)]
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.call import Caller
+from api.call import Caller, GalleryOf
 from api.name_filter import name_filter
 from api.schemas.model import Model, ModelList, Reloaded, to_model
 from deployments.errors import ModelDisabled, ModelNotFound
@@ -39,7 +39,8 @@ async def retrieve_model(model: str, call: Caller) -> Model:
 
 
 @reload_router.post("/models/reload")
-async def reload_models(call: Caller) -> Reloaded:
-    """Read the model configs again."""
+async def reload_models(call: Caller, gallery: GalleryOf) -> Reloaded:
+    """Read the model configs again, and begin to fetch what they name and isn't there."""
     errors = await call.gateway.reload()
+    await gallery.reload()
     return Reloaded(models=len(call.gateway.cards()), errors=errors)

@@ -187,6 +187,18 @@ def test_galleries_come_go_and_are_read(server: Server, files: FileServer) -> No
         finished(client, client.post("/models/delete/tiny").json()["uuid"])
 
 
+def test_a_config_with_an_address_in_place_of_weights_gets_them(server: Server, files: FileServer) -> None:
+    """As LocalAI does at its start; here also when the configs are read again."""
+    uri = files.add("remote.gguf", size=MIB)
+    (server.models_path / "remote.yaml").write_text(f"name: remote\nbackend: echo\nparameters: {{model: '{uri}'}}\n")
+    with server.client() as client:
+        client.post("/models/reload").raise_for_status()
+        eventually(lambda: (server.models_path / "remote.gguf").exists())
+        eventually(lambda: chat(client, "remote").status_code == 200)
+        finished(client, client.post("/models/delete/remote").json()["uuid"])
+        assert not [path for path in left_behind(server.models_path, "remote") if path.suffix != ".bak"]
+
+
 def kill_everything(server: Server) -> None:
     """The server's processes, all at once and without a word."""
     processes = [server.launcher, *server.launcher.children(recursive=True)]

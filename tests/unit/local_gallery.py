@@ -42,6 +42,7 @@ class LocalGallery:
     def __init__(self) -> None:
         self.requests: list[InstallRequest] = []
         self.wanted: list[Wanted] = []
+        self.reloads = 0
         self.models = [listed("one", files=[{"filename": "a", "uri": "https://x/a", "sha256": "", "parts": []}])]
         self.unreadable: dict[str, str] = {}
         self.known = [Gallery("test", "https://example.org/index.yaml")]
@@ -62,6 +63,9 @@ class LocalGallery:
     async def offer(self, wanted: Wanted) -> Offer:
         self.wanted.append(wanted)
         return Offer(self.models, 100, tuple(self.unreadable))
+
+    async def reload(self) -> None:
+        self.reloads += 1
 
     async def galleries(self) -> list[Gallery]:
         return list(self.known)

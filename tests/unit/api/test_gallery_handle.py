@@ -72,7 +72,18 @@ class Replica:
                 yield step
 
     def sole(self) -> SoleReplica:
-        names = ("apply", "delete", "offer", "galleries", "problems", "add_gallery", "remove_gallery", "jobs", "job")
+        names = (
+            "apply",
+            "delete",
+            "offer",
+            "galleries",
+            "problems",
+            "add_gallery",
+            "remove_gallery",
+            "jobs",
+            "job",
+            "reload",
+        )
         methods = {name: self.method(name) for name in (*names, "cancel")}
         return SoleReplica(Handle(**methods, events=self.events), "the gallery")
 
@@ -87,11 +98,12 @@ def raised(error: Exception) -> RayTaskError:
 
 async def test_every_method_is_one_of_the_replica() -> None:
     offer = Offer([], 0, ())
-    replica = Replica("u", "u", offer, [], {}, [], [], {}, RUNNING, RUNNING)
+    replica = Replica("u", "u", offer, None, [], {}, [], [], {}, RUNNING, RUNNING)
     gallery, request, own = replica.gallery(), InstallRequest(id="x"), Gallery("own", "https://x")
     assert await gallery.apply(request) == "u"
     assert await gallery.delete("m") == "u"
     assert await gallery.offer(Wanted("s")) is offer
+    await gallery.reload()
     await gallery.galleries()
     await gallery.problems()
     await gallery.add_gallery(own)
@@ -103,6 +115,7 @@ async def test_every_method_is_one_of_the_replica() -> None:
         ("apply", request, replica.calls[0][2]),
         ("delete", "m", replica.calls[1][2]),
         ("offer", Wanted("s")),
+        ("reload",),
         ("galleries",),
         ("problems",),
         ("add_gallery", own),

@@ -8,6 +8,7 @@ import pytest
 
 from api.name_filter import name_filter
 from tests.unit.local_dispatch import LocalDispatch
+from tests.unit.local_gallery import LocalGallery
 
 
 async def test_list_is_sorted_and_leaves_out_what_is_disabled(openai_client: openai.AsyncOpenAI) -> None:
@@ -45,7 +46,8 @@ async def test_no_such_model(client: httpx.AsyncClient) -> None:
         assert (await client.get(f"/models/{name}")).status_code == status
 
 
-async def test_reload(gateway: LocalDispatch, client: httpx.AsyncClient) -> None:
+async def test_reload(gateway: LocalDispatch, gallery: LocalGallery, client: httpx.AsyncClient) -> None:
     gateway.errors = {"models/x.yaml": "no such field"}
     body = (await client.post("/models/reload")).json()
     assert body == {"models": 5, "errors": {"models/x.yaml": "no such field"}}
+    assert gallery.reloads == 1
