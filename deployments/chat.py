@@ -66,6 +66,12 @@ class ChatModel:
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
         return await asyncio.to_thread(self.engine.tokenize, request.content, add_bos=request.add_special, special=True)
 
+    def stats(self) -> dict[str, float]:
+        return self.engine.stats()
+
+    def close(self) -> None:
+        self.engine.close()
+
     async def stream_chat(
         self, request: ChatRequest, window_s: float = GROUP_WINDOW_S
     ) -> AsyncGenerator[DeltaGroup, None]:

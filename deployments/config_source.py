@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.backends.registry import BACKENDS, for_file, lookup
-from deployments.config import ModelConfig
+from deployments.config import ModelConfig, unserved
 from deployments.config_file import load_yaml, parse
 from deployments.config_unused import UNUSED, used_unused
 from deployments.errors import ConfigInvalid
@@ -24,8 +24,8 @@ class Source:
     """Its mtime in ns and its size; None: it couldn't be read, and is tried again at each scan."""
     configs: list[ModelConfig] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
-    """Keys that are accepted and not used."""
+    unused: dict[str, str] = field(default_factory=dict)
+    """What is accepted and not used → why."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -55,8 +55,9 @@ def read_source(path: Path, known: Source | None, take: Take) -> Source | None:
         take(source, load_yaml(text))
     except ConfigInvalid as error:
         source.problems.append(error.message)
-    for key in source.unused if known is None else [key for key in source.unused if key not in known.unused]:
-        log.warning("%s: %s is accepted and not used: %s", path.name, key, UNUSED[key])
+    for key, reason in source.unused.items():
+        if known is None or key not in known.unused:
+            log.warning("%s: %s is accepted and not used: %s", path.name, key, reason)
     return source
 
 
@@ -65,11 +66,13 @@ def take_configs(source: Source, document: Any) -> None:
     raws = document if isinstance(document, list) else [document]
     for i, raw in enumerate(raws):
         try:
-            source.configs.append(_with_backend(parse(raw)))
+            config = _with_backend(parse(raw))
         except ConfigInvalid as error:
             source.problems.append(f"[{i}] {error.message}" if isinstance(document, list) else error.message)
         else:
-            source.unused += [key for key in used_unused(raw) if key not in source.unused]
+            source.configs.append(config)
+            source.unused |= {key: UNUSED[key] for key in used_unused(raw)}
+            source.unused |= {f"known_usecases {usecase}": why for usecase, why in unserved(config).items()}
 
 
 def take_aliases(source: Source, document: Any) -> None:

@@ -15,9 +15,17 @@ _REASONS: dict[str, str] = {
     "chunks are never padded": "include_obfuscation",
     "the model's config says it": "backend model_base_name n_keep batch rope_freq_base rope_freq_scale "
     "use_fast_tokenizer tokenizer f16 grammar_json_functions",
+    "a document is read up to the model's length, in one piece": "max_tokens_per_doc max_chunks_per_doc "
+    "max_doc_length overlap_tokens",
     "llama.cpp no longer has this option": "tfz",
     "it is for images": "clip_skip step mode size negative_prompt negative_prompt_scale quality file files ref_images",
     "it is for audio": "language translate",
+    "a voice speaks as it was trained to": "instructions params sample_rate previous_text next_text "
+    "apply_text_normalization pronunciation_dictionary_locators stability similarity_boost style use_speaker_boost",
+    "speakers are not told apart": "diarize known_speaker_names known_speaker_references",
+    "transcripts have no logprobs of tokens": "include",
+    "the backend cuts long audio as suits it": "chunking_strategy",
+    "sounds are not made to fit end to start": "loop",
 }
 
 IGNORED_FIELDS: dict[str, str] = {field: reason for reason, fields in _REASONS.items() for field in fields.split()}

@@ -19,6 +19,8 @@ class Model(BaseModel):
     tasks: list[str]
     """What it is for: chat, embedding, …"""
     alias_of: str | None = None
+    scoring: str | None = None
+    """How a model that reranks makes its scores: `cross-encoder`, or `cosine` similarity of embeddings."""
 
 
 class ModelList(BaseModel):
@@ -36,5 +38,10 @@ class Reloaded(BaseModel):
 
 def to_model(card: ModelCard) -> Model:
     return Model(
-        id=card.name, created=card.created, backend=card.backend, tasks=list(card.tasks), alias_of=card.alias_of
+        id=card.name,
+        created=card.created,
+        backend=card.backend,
+        tasks=list(card.tasks),
+        alias_of=card.alias_of,
+        scoring=card.scoring or None,
     )

@@ -12,3 +12,10 @@ class CompletionUsage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+
+
+class PromptUsage(BaseModel):
+    """Of an answer that is no text."""
+
+    prompt_tokens: int
+    total_tokens: int

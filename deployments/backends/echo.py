@@ -34,14 +34,7 @@ class Echo:
 
     @classmethod
     def load(cls, config: ModelConfig, models_path: Path, progress: Progress) -> "Echo":
-        options = dict(option.split(":", 1) for option in config.options or [])
-        load_until = time.monotonic() + (delay := float(options.get("load_delay", 0)))
-        while (left := load_until - time.monotonic()) > 0:
-            progress(1 - left / delay)
-            time.sleep(min(left, 0.1))
-        if "fail_load" in options:
-            raise ModelLoadFailed(options["fail_load"])
-        return cls(config.context_size or 8192, options)
+        return cls(config.context_size or 8192, load_options(config, progress))
 
     def tokenize(self, text: str, *, add_bos: bool, special: bool) -> list[int]:
         return list(text.encode())
@@ -79,6 +72,18 @@ class Echo:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def load_options(config: ModelConfig, progress: Progress) -> dict[str, str]:
+    """What it was told, after the time and with the outcome that loading was told to have."""
+    options = dict(option.split(":", 1) for option in config.options or [])
+    load_until = time.monotonic() + (delay := float(options.get("load_delay", 0)))
+    while (left := load_until - time.monotonic()) > 0:
+        progress(1 - left / delay)
+        time.sleep(min(left, 0.1))
+    if "fail_load" in options:
+        raise ModelLoadFailed(options["fail_load"])
+    return options
 
 
 def _token(byte: int, top_logprobs: int | None) -> Token:

@@ -20,7 +20,7 @@ from deployments.backends.llama_vocab import LlamaModel, LlamaVocab
 from deployments.backends.slots import Slots
 from deployments.backends.token_stream import TokenStream
 from deployments.config import ModelConfig
-from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest
+from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest, ModelLoadFailed
 from deployments.text.constraint import JsonSchemaConstraint
 
 log = logging.getLogger("manta.llama_cpp")
@@ -38,6 +38,8 @@ class LlamaCpp:
         if config.numa:
             llama_cpp.llama_numa_init(llama_cpp.GGML_NUMA_STRATEGY_DISTRIBUTE)
         model = LlamaModel(models_path / (config.parameters.model or config.name), model_params(config), progress)
+        if not model.generates:
+            raise ModelLoadFailed(f"{config.parameters.model or config.name} is no decoder-only model: it can't chat")
         params, context_size = context_params(config, model.trained_context)
         decoder = LlamaDecoder(model, params)
         try:

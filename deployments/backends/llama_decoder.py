@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.backends.llama_batching import CellsExhausted, DecodeFailed
-from deployments.backends.llama_library import complaints, without_release
+from deployments.backends.llama_library import AbortFlag, complaints, without_release
 from deployments.backends.llama_vocab import LlamaModel
 from deployments.backends.prefix_archive import State
 from deployments.backends.token_batch import TokenBatch
@@ -36,9 +36,8 @@ class LlamaDecoder:
         self.reuses_prefixes = model.reuses_prefixes
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model.pointer))
         self.batch = TokenBatch(int(params.n_batch))
-        self._batch, self._arrays = _bind(self.batch)
-        self._abort = ctypes.create_string_buffer(2)
-        llama_cpp.llama_set_abort_callback(self.context, _nonempty, ctypes.addressof(self._abort))
+        self._batch, self._arrays = bind(self.batch)
+        self._abort = AbortFlag(self.context)
 
     def apply_adapters(self, files: list[tuple[Path, float]]) -> None:
         """LoRA adapters: (file, scale). They are freed with the model."""
@@ -85,7 +84,7 @@ class LlamaDecoder:
 
     def abort(self) -> None:
         """Make a decode that runs in another thread end soon, and all later ones at once."""
-        self._abort.value = b"!"
+        self._abort.set()
 
     def close(self) -> None:
         """Free the context and let go of the model."""
@@ -93,7 +92,7 @@ class LlamaDecoder:
         del self._model
 
 
-def _bind(batch: TokenBatch) -> tuple[llama_cpp.llama_batch, list[NDArray[Any]]]:
+def bind(batch: TokenBatch) -> tuple[llama_cpp.llama_batch, list[NDArray[Any]]]:
     """llama.cpp's view of `batch`, each token in one sequence; and arrays that must live as long as it."""
     int32s = ctypes.POINTER(ctypes.c_int32)
     counts = np.ones(batch.capacity, np.int32)
@@ -106,8 +105,3 @@ def _bind(batch: TokenBatch) -> tuple[llama_cpp.llama_batch, list[NDArray[Any]]]
         logits=batch.outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
     )
     return view, [counts, sequences]
-
-
-# llama.cpp asks before every operation whether to abort. A Python callback would take the GIL each time; libc's
-# strlen answers from C: the length of a string that `abort` makes non-empty.
-_nonempty = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)

@@ -51,6 +51,23 @@ def without_release(function: Any) -> Any:
     return prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
 
+class AbortFlag:
+    """Ends a context's calls from another thread. Must live as long as the context."""
+
+    def __init__(self, context: Any) -> None:
+        self._text = ctypes.create_string_buffer(2)
+        llama_cpp.llama_set_abort_callback(context, _nonempty, ctypes.addressof(self._text))
+
+    def set(self) -> None:
+        """Make a call that runs end soon, and all later ones at once."""
+        self._text.value = b"!"
+
+
+# llama.cpp asks before every operation whether to abort. A Python callback would take the GIL each time; libc's
+# strlen answers from C: the length of a string that `set` makes non-empty.
+_nonempty = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+
+
 _TILES_FIXED_IN = {11: 5, 12: 4, 13: 3}
 """GCC's major version → the first minor version that compiles AMX tile configurations right; all later ones do."""
 

@@ -14,6 +14,11 @@ DEFAULT_CONTEXT = 8192
 """Largest context that a model gets unasked."""
 DEFAULT_BATCH = 512
 DEFAULT_SLOTS = 32
+ENCODER_BATCH = 2048 if llama_cpp.llama_supports_gpu_offload() else 256
+"""Tokens of an encoder's batch. In batches of 64, 256 and 512 tokens one core runs 3,423, 3,854 and 3,788 tokens/s of
+MiniLM in float32, and 148, 155 and 154 of SmolLM2 in 4 bits. The figure for GPUs is reckoned."""
+ENCODER_SEQUENCES = 64
+"""Inputs of an encoder's batch."""
 
 CACHE_TYPES = {
     name: getattr(llama_cpp, f"GGML_TYPE_{name.upper()}")
@@ -76,9 +81,30 @@ def context_params(config: ModelConfig, trained_context: int) -> tuple[llama_cpp
     # A step holds a token of every slot at least, and logits of one token per slot at most.
     params.n_batch = params.n_ubatch = max(config.parameters.batch or DEFAULT_BATCH, slots)
     params.n_outputs_max = slots
+    params.swa_full = True  # else prefixes of sliding-window models could not be cut and shared
+    _set_common(params, config)
+    return params, context_size
+
+
+def encoder_params(
+    config: ModelConfig, trained_context: int, pooling: int
+) -> tuple[llama_cpp.llama_context_params, int, int]:
+    """How to run an encoder, the tokens that one input may have, and those of a batch."""
+    max_length = min(trained_context, config.context_size or DEFAULT_CONTEXT)
+    batch_tokens = config.parameters.batch or ENCODER_BATCH
+    params = llama_cpp.llama_context_default_params()
+    params.embeddings = True
+    params.pooling_type = pooling
+    # What is pooled, and what attends to both sides, must lie in one batch as a whole.
+    params.n_ctx = params.n_batch = params.n_ubatch = max(max_length, batch_tokens)
+    params.n_seq_max = ENCODER_SEQUENCES
+    _set_common(params, config)
+    return params, max_length, batch_tokens
+
+
+def _set_common(params: llama_cpp.llama_context_params, config: ModelConfig) -> None:
     params.n_threads = params.n_threads_batch = config.threads or default_threads()
     params.kv_unified = True
-    params.swa_full = True  # else prefixes of sliding-window models could not be cut and shared
     params.flash_attn_type = _choice("flash_attention", config, FLASH_ATTENTION)
     params.offload_kqv = not config.no_kv_offloading
     params.no_perf = True
@@ -93,7 +119,6 @@ def context_params(config: ModelConfig, trained_context: int) -> tuple[llama_cpp
     for name in COPIED:
         if (value := getattr(config, name)) is not None:
             setattr(params, name, value)
-    return params, context_size
 
 
 def lora_files(config: ModelConfig, models_path: Path) -> list[tuple[Path, float]]:

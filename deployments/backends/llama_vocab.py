@@ -30,12 +30,22 @@ class LlamaModel:
                 raise ModelLoadFailed(f"llama.cpp could not load {path.name}: {said() or 'it gave no reason'}")
         self.pointer = pointer
         weakref.finalize(self, llama_cpp.llama_model_free, pointer)
-        if not llama_cpp.llama_model_has_decoder(pointer) or llama_cpp.llama_model_has_encoder(pointer):
-            raise ModelLoadFailed(f"{path.name} is no decoder-only model: it can't generate text")
 
     @property
     def trained_context(self) -> int:
         return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def generates(self) -> bool:
+        """Whether it is a decoder alone. Models with an encoder, too, are run in another way."""
+        pointer = self.pointer
+        return bool(llama_cpp.llama_model_has_decoder(pointer) and not llama_cpp.llama_model_has_encoder(pointer))
+
+    def metadata(self, key: str) -> str | None:
+        """A value of the GGUF file, as text. None: it is not there, or longer than names and numbers are."""
+        text = ctypes.create_string_buffer(256)
+        size = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), text, len(text))
+        return text.value.decode(errors="replace") if 0 <= size < len(text) else None
 
     @property
     def chat_template(self) -> str | None:

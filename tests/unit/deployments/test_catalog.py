@@ -148,6 +148,40 @@ def test_unused_keys_are_reported_once_per_file(
     ]
 
 
+def test_usecases_beside_the_main_one_are_reported_and_not_offered(
+    tmp_path: Path, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.yaml", "name: a\nbackend: echo\nknown_usecases: [chat, embeddings]\n")
+    catalog.scan()
+    assert catalog.cards()[0].tasks == [Task.CHAT]
+    assert catalog.errors == {}
+    assert [record.getMessage() for record in caplog.records] == [
+        "a.yaml: known_usecases embeddings is accepted and not used: its replicas are for chat"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "usecases", "scoring"),
+    [
+        ("BertForSequenceClassification", "[rerank]", "cross-encoder"),
+        ("BertModel", "[rerank]", "cosine"),
+        ("BertModel", "[rerank, embeddings]", "cosine"),
+        ("BertModel", "[embeddings]", ""),
+        (None, "[rerank]", ""),
+    ],
+)
+def test_cards_say_how_a_model_scores(
+    tmp_path: Path, catalog: Catalog, architecture: str | None, usecases: str, scoring: str
+) -> None:
+    if architecture:
+        (tmp_path / "model").mkdir()
+        write(tmp_path / "model" / "config.json", f'{{"architectures": ["{architecture}"]}}')
+        write(tmp_path / "model" / "model.safetensors", "")
+    write(tmp_path / "a.yaml", f"name: a\nbackend: echo\nknown_usecases: {usecases}\nparameters: {{model: model}}\n")
+    catalog.scan()
+    assert catalog.cards()[0].scoring == scoring
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -11,21 +11,21 @@ from typing import Any, get_type_hints
 import pytest
 
 from deployments.backends.base import Sampling, Task
-from deployments.config import ModelConfig, ModelDefaults, default_threads, tasks, with_defaults
+from deployments.config import ModelConfig, ModelDefaults, default_threads, tasks, unserved, with_defaults
 from deployments.config_blocks import Parameters
 from deployments.config_unused import UNUSED, used_unused
 from deployments.errors import ConfigInvalid
 
 READ_BY_SOMETHING = """
-name alias backend description disabled known_usecases embeddings options
+name alias backend description disabled known_usecases embeddings reranking options
 min_replicas max_replicas num_cpus num_gpus target_ongoing_requests max_queued_requests idle_timeout load_timeout
-pinned preload parallel kv_cells runtime_env
+pinned preload parallel kv_cells truncate download_files runtime_env type dtype f16 trust_remote_code
 threads context_size gpu_layers mmap mmlock tensor_split main_gpu flash_attention no_kv_offloading
 cache_type_k cache_type_v numa rope_scaling yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow
 lora_adapter lora_scale lora_adapters lora_scales mirostat mirostat_eta mirostat_tau grammar
 roles system_prompt chat_template_kwargs reasoning_effort stopwords cutstrings extract_regex trimspace trimsuffix
 parameters.model parameters.temperature parameters.top_k parameters.top_p parameters.min_p parameters.typical_p
-parameters.max_tokens parameters.batch parameters.ignore_eos parameters.repeat_penalty
+parameters.max_tokens parameters.batch parameters.pooling parameters.ignore_eos parameters.repeat_penalty
 parameters.repeat_last_n parameters.frequency_penalty parameters.presence_penalty parameters.seed
 parameters.logit_bias parameters.rope_freq_base parameters.rope_freq_scale
 template.chat template.chat_message template.completion template.edit template.use_tokenizer_template
@@ -117,7 +117,12 @@ def test_threads_default_to_at_least_one() -> None:
         ({"backend": "echo"}, [Task.CHAT]),
         ({"backend": "llama-cpp", "embeddings": True}, [Task.EMBEDDING]),
         ({"backend": "llama-cpp", "reranking": True}, [Task.RERANK]),
-        ({"known_usecases": ["chat", "completion", "embeddings"]}, [Task.CHAT, Task.EMBEDDING]),
+        ({"backend": "llama-cpp", "reranking": True, "embeddings": True}, [Task.RERANK]),
+        ({"known_usecases": ["chat", "completion", "embeddings"]}, [Task.CHAT]),
+        ({"known_usecases": ["embeddings", "chat"]}, [Task.EMBEDDING]),
+        ({"known_usecases": ["rerank", "embeddings"]}, [Task.EMBEDDING, Task.RERANK]),
+        ({"known_usecases": ["rerank", "chat", "embeddings"]}, [Task.CHAT]),
+        ({"known_usecases": ["rerank"]}, [Task.RERANK]),
         ({"known_usecases": ["CHAT", "video"]}, [Task.CHAT]),
         ({"known_usecases": ["video"]}, []),
         ({}, []),
@@ -125,6 +130,13 @@ def test_threads_default_to_at_least_one() -> None:
 )
 def test_tasks(settings: dict[str, Any], expected: list[Task]) -> None:
     assert tasks(ModelConfig(name="x", **settings)) == expected
+
+
+def test_usecases_that_are_not_served_are_named_with_the_reason() -> None:
+    config = ModelConfig(name="x", known_usecases=["embeddings", "chat", "rerank", "video"])
+    assert unserved(config) == {"chat": "its replicas are for embedding", "video": "not offered"}
+    assert unserved(ModelConfig(name="x", known_usecases=["rerank", "embeddings"])) == {}
+    assert unserved(ModelConfig(name="x", backend="echo")) == {}
 
 
 def test_tasks_of_an_unknown_backend_names_the_known_ones() -> None:

@@ -2,15 +2,32 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
 from deployments import serve_apps
 from deployments.backends.base import Task
 from deployments.config import ModelConfig
-from deployments.serve_apps import PICKLE_RACE, ServeApps
+from deployments.serve_apps import PICKLE_RACE, REPLICAS, ServeApps
 
 CONFIG = ModelConfig(name="a", backend="echo", num_cpus=0.1, num_gpus=0, parallel=4)
+
+
+@pytest.mark.parametrize("task", REPLICAS)
+def test_every_replica_class_has_what_the_controller_asks_for(task: Task) -> None:
+    for method in ("stats", "close", "describe", "check_health"):
+        assert callable(getattr(REPLICAS[task], method))
+    assert "__call__" not in vars(REPLICAS[task]), "every app's top deployment would open an HTTP port"
+
+
+@pytest.mark.parametrize(
+    ("task", "own", "expected"), [(Task.CHAT, None, 3), (Task.EMBEDDING, None, 32), (Task.RERANK, 5.0, 5)]
+)
+def test_autoscaling_aims_at_what_suits_the_task(task: Task, own: float | None, expected: float) -> None:
+    target = ServeApps("models", "api")._target("m-a", replace(CONFIG, target_ongoing_requests=own), task, "hash")
+    scaling = target.target._bound_deployment._deployment_config.autoscaling_config
+    assert scaling.target_ongoing_requests == expected
 
 
 async def deploy(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> int:

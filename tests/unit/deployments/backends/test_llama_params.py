@@ -7,7 +7,7 @@ import pytest
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
-from deployments.backends.llama_params import context_params, lora_files, model_params  # noqa: E402
+from deployments.backends.llama_params import context_params, encoder_params, lora_files, model_params  # noqa: E402
 from deployments.config import ModelConfig  # noqa: E402
 from deployments.config_blocks import Parameters  # noqa: E402
 from deployments.errors import ConfigInvalid  # noqa: E402
@@ -84,3 +84,21 @@ def test_adapters_and_their_scales() -> None:
     assert lora_files(config(), models) == []
     one = config(lora_adapter="a", lora_scale=0.5, lora_adapters=["b", "c"], lora_scales=[0.0])
     assert lora_files(one, models) == [(models / "a", 0.5), (models / "b", 0.0), (models / "c", 1.0)]
+
+
+def test_an_encoder_takes_its_longest_input_in_one_batch() -> None:
+    params, max_length, batch_tokens = encoder_params(config(batch=64), 512, llama_cpp.LLAMA_POOLING_TYPE_CLS)
+    assert (max_length, batch_tokens) == (512, 64)
+    assert params.n_ctx == params.n_batch == params.n_ubatch == 512
+    assert params.embeddings
+    assert params.pooling_type == llama_cpp.LLAMA_POOLING_TYPE_CLS
+    assert params.n_seq_max > 1
+    assert params.kv_unified
+
+
+def test_an_encoder_reads_what_it_was_trained_for_at_most() -> None:
+    pooling = llama_cpp.LLAMA_POOLING_TYPE_MEAN
+    assert encoder_params(config(context_size=1024), 512, pooling)[1] == 512
+    assert encoder_params(config(context_size=128), 512, pooling)[1] == 128
+    params, max_length, batch_tokens = encoder_params(config(context_size=16), 512, pooling)
+    assert max_length < batch_tokens == params.n_batch
