@@ -47,9 +47,9 @@ class Call:
             return EventStream(groups, answer.events, self.settings.keepalive)
         return json_response(answer.whole(await self.result(model, method, request)))
 
-    async def result(self, model: str, method: str, request: object) -> Any:
-        """The result of a replica's `method`; the replica stops when the client leaves."""
-        return await unless_gone(self.receive, self.gateway.call(model, method, request))
+    async def result(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
+        """The result of a replica's `method`; the replica stops when the client leaves. `large`: as of the gateway."""
+        return await unless_gone(self.receive, self.gateway.call(model, method, request, large=large))
 
     async def each(self, model: str, method: str, request: object, take: Callable[[Any], Awaitable[None]]) -> None:
         """Give what a replica's streaming `method` makes to `take`, one item after the other; as `result` else."""

@@ -1,4 +1,4 @@
-"""The servers that `benchmarks.chat` and `benchmarks.ingress` compare: how each is started, watched and stopped."""
+"""The servers that benchmarks compare: how each is started, watched and stopped."""
 
 import json
 import os
@@ -167,9 +167,7 @@ def running(name: str, launch: Callable[[int], Launch], threads: int, log: Path)
     """
     port = _free_port()
     plan = launch(port)
-    environ = {key: os.environ[key] for key in KEPT_VARIABLES if key in os.environ}
-    # Spinning OpenMP threads would slow the servers that aren't being measured into the picture.
-    environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", **plan.environ}
+    environ = environment(threads, plan.environ)
     with log.open("wb") as output:
         # A session of its own: Ctrl-C in the terminal is for the benchmark, which then stops the servers in order.
         process = psutil.Popen(
@@ -181,6 +179,13 @@ def running(name: str, launch: Callable[[int], Launch], threads: int, log: Path)
         yield server
     finally:
         _stop(process)
+
+
+def environment(threads: int, added: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process under test."""
+    kept = {key: os.environ[key] for key in KEPT_VARIABLES if key in os.environ}
+    # Spinning OpenMP threads would slow those that aren't being measured into the picture.
+    return {**kept, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", **added}
 
 
 def _wait_until_ready(process: psutil.Popen, url: str, log: Path) -> None:

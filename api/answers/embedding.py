@@ -41,13 +41,15 @@ class EmbeddingAnswer:
                 {"object": "embedding", "index": index, "embedding": self._embedding(row)}
                 for index, row in enumerate(rows, self._rows)
             ]
-            self._pieces.append(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+            written = memoryview(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY))[1:-1]  # without the brackets
+            self._pieces.append(b"".join((b"," if self._pieces else b"", written)))
             self._rows += len(rows)
             await asyncio.sleep(0)
         self._tokens += vectors.prompt_tokens
         self._truncated += vectors.truncated
 
     def response(self) -> Response:
+        """The whole answer; ask once."""
         head = {
             "id": f"embd-{uuid.uuid4().hex}",
             "object": "list",
@@ -55,10 +57,9 @@ class EmbeddingAnswer:
             "model": self._model,
         }
         usage = {"prompt_tokens": self._tokens, "total_tokens": self._tokens}
-        first, *others = self._pieces
-        pieces = [orjson.dumps(head)[:-1] + b',"data":[' + first, *(b"," + piece for piece in others)]
-        pieces[-1] += b'],"usage":' + orjson.dumps(usage) + b"}"
-        return _PiecedResponse(pieces, truncation_headers(self._truncated))
+        self._pieces[0] = orjson.dumps(head)[:-1] + b',"data":[' + self._pieces[0]
+        self._pieces[-1] += b'],"usage":' + orjson.dumps(usage) + b"}"
+        return _PiecedResponse(self._pieces, truncation_headers(self._truncated))
 
 
 class _PiecedResponse(Response):
