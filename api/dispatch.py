@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -52,15 +53,21 @@ class Local:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, when the status changes."""
     calls: set["Call"] = field(default_factory=set)
-    methods: dict[tuple[str, bool], DeploymentHandle] = field(default_factory=dict)
+    methods: dict[tuple[str, bool, bool], DeploymentHandle] = field(default_factory=dict)
 
-    def method(self, name: str, *, stream: bool) -> DeploymentHandle:
+    def method(self, name: str, *, stream: bool, large: bool = False) -> DeploymentHandle:
         """The handle's method, made once per model. Plain pickle will do: what crosses is dataclasses of ours."""
         assert self.handle is not None
-        if (name, stream) not in self.methods:
-            handle = self.handle.options(stream=stream, request_serialization="pickle", response_serialization="pickle")
-            self.methods[name, stream] = getattr(handle, name)
-        return self.methods[name, stream]
+        key = (name, stream, large)
+        if key not in self.methods:
+            handle = self.handle.options(
+                stream=stream,
+                request_serialization="pickle",
+                response_serialization="pickle",
+                **({"_by_reference": True} if large else {}),  # else Serve's own choice
+            )
+            self.methods[key] = getattr(handle, name)
+        return self.methods[key]
 
 
 class Call:
@@ -142,12 +149,13 @@ class Dispatch:
 
     # ---- calls ----
 
-    async def call(self, model: str, method: str, request: object) -> Any:
-        """A unary method of one of the model's replicas."""
+    async def call(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
+        """A unary method of one of the model's replicas. `large`: by way of the object store."""
         async with self._on(model) as (local, call):
+            argument = await _stored(request) if large else request
 
             async def send() -> Any:
-                response = local.method(method, stream=False).remote(request)
+                response = local.method(method, stream=False, large=large).remote(argument)
                 try:
                     return await response
                 except asyncio.CancelledError:
@@ -156,13 +164,16 @@ class Dispatch:
 
             return await self._attempts(model, call, local, send)
 
-    async def stream(self, model: str, method: str, request: object) -> AsyncGenerator[Any, None]:
+    async def stream(
+        self, model: str, method: str, request: object, *, large: bool = False
+    ) -> AsyncGenerator[Any, None]:
         """A streaming method of one of the model's replicas. Closing the iterator cancels it there."""
         async with self._on(model) as (local, call):
+            argument = await _stored(request) if large else request
             responses: list[Any] = []
 
             async def send() -> Any:
-                responses[:] = [local.method(method, stream=True).remote(request)]
+                responses[:] = [local.method(method, stream=True, large=large).remote(argument)]
                 return await anext(responses[0])
 
             try:
@@ -288,6 +299,14 @@ class Dispatch:
         local.status = status
         local.changed.set()
         local.changed = asyncio.Event()
+
+
+async def _stored(request: object) -> "ray.ObjectRef[Any]":
+    """The request in Ray's object store: the replica reads its arrays there, and a second try copies nothing again.
+
+    In a thread, for a gigabyte takes half a second. The store frees it when nobody holds the reference.
+    """
+    return await asyncio.to_thread(ray.put, request)
 
 
 def _unloaded(model: str) -> MantaError:

@@ -69,7 +69,7 @@ _REASONS: dict[str, str] = {
     "short names of models are those of the galleries": "REMOTE_LIBRARY",
     "pickled weights are refused but for galleries that say `allow_pickles`": "LOCALAI_DISABLE_PREDOWNLOAD_SCAN",
     "MANTA_PARALLEL_JOBS and MANTA_DOWNLOAD_CONNECTIONS say it": "ARTIFACT_DOWNLOAD_CONCURRENCY",
-    "images and audio are not served yet": "IMAGE_PATH AUDIO_PATH GENERATED_CONTENT_PATH",
+    "MANTA_BLOBS says it": "IMAGE_PATH AUDIO_PATH",
     "all state is kept under MANTA_DATA_PATH": "UPLOAD_PATH CONFIG_PATH LOCALAI_CONFIG_DIR "
     "LOCALAI_CONFIG_DIR_POLL_INTERVAL",
     "backends are Python packages, installed with `make install-<extra>`": "BACKEND_ASSETS_PATH BACKENDS_PATH "

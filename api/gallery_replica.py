@@ -1,4 +1,9 @@
-"""The gallery as a Serve deployment. Only its own process imports this: it brings all that downloads need."""
+"""The gallery as a Serve deployment. Only its own process imports this: it brings all that downloads need.
+
+It is the one of which there is one, so it also removes generated files that have become too old.
+"""
+
+import asyncio
 
 from ray.serve.handle import DeploymentHandle
 
@@ -7,6 +12,7 @@ from api.request_log import configure_logging
 from api.schemas.gallery import to_listed_model
 from api.sole_replica import SoleReplica
 from gallery.actor import Gallery
+from gallery.blobs import BlobSettings, expire_for_ever, generated_images
 from gallery.settings import GallerySettings
 
 UNLOADED_S = 3600.0
@@ -17,13 +23,21 @@ class GalleryReplica(Gallery):
     """The one gallery of the server."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: GallerySettings, controller: DeploymentHandle, log_level: str
+        self, settings: GallerySettings, controller: DeploymentHandle, blobs: BlobSettings, log_level: str
     ) -> None:
         configure_logging(log_level)
         super().__init__(settings, ServedModels(SoleReplica(controller, "the model controller")))
+        self._blobs = generated_images(blobs)
         await self.start()
+        self._expiry = asyncio.create_task(expire_for_ever(self._blobs), name="expire blobs")
         # Serve awaits `__del__` when the replica is to end. On the instance the interpreter never calls it, unawaited.
         self.__del__ = self.stop
+
+    async def stop(self) -> None:
+        self._expiry.cancel()
+        await asyncio.gather(self._expiry, return_exceptions=True)
+        await self._blobs.close()
+        await super().stop()
 
     async def offer(self, wanted: Wanted) -> Offer:
         """A page of what can be installed, as JSON."""

@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 from deployments.backends.base import ModelCard, Task
 
+LARGE = 2**20
+"""Bytes from which on a request goes faster by reference than by value (rayserve.md §3.4)."""
+
 
 class Gateway(Protocol):
     """The way to the models."""
@@ -20,12 +23,15 @@ class Gateway(Protocol):
         """
         ...
 
-    async def call(self, model: str, method: str, request: object) -> Any:
-        """The answer of a replica's method. Waits for a cold model, up to the request's deadline."""
+    async def call(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
+        """The answer of a replica's method. Waits for a cold model, up to the request's deadline.
+
+        `large`: request or answer may have megabytes, and cross by reference. Small ones are slower that way.
+        """
         ...
 
-    def stream(self, model: str, method: str, request: object) -> AsyncGenerator[Any, None]:
-        """The items of a replica's streaming method. Closing it ends the work in the replica."""
+    def stream(self, model: str, method: str, request: object, *, large: bool = False) -> AsyncGenerator[Any, None]:
+        """The items of a replica's streaming method. Closing it ends the work in the replica. `large`: as of `call`."""
         ...
 
     async def reload(self) -> dict[str, str]:

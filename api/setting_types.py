@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from deployments.config_file import seconds
 from deployments.errors import ConfigInvalid
+from gallery.blobs import S3_SCHEME
 
 
 class Section(BaseModel):
@@ -61,6 +63,14 @@ def _web_address(text: str) -> str:
     return url.rstrip("/")
 
 
+def _blob_location(text: str | Path) -> str | Path:
+    if not str(text).startswith(S3_SCHEME):
+        return Path(text)
+    if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+[A-Za-z0-9](/[^?#]*)?", str(text)):
+        raise ValueError("expected a folder, or s3://bucket/prefix")
+    return str(text)
+
+
 def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("expected a number")
@@ -79,4 +89,5 @@ Secrets = Annotated[tuple[SecretStr, ...], CommaList]
 JSONList = BeforeValidator(_json_list)
 """Put beside a list's type: a variable holds it as JSON, a file as YAML."""
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+BlobLocation = Annotated[str | Path, AfterValidator(_blob_location)]
 Address = Annotated[str, AfterValidator(_address)]

@@ -17,6 +17,7 @@ from api.model_settings import ModelSettings
 from api.preload import install_requests
 from api.setting_types import (
     Address,
+    BlobLocation,
     Duration,
     Names,
     Secrets,
@@ -27,6 +28,7 @@ from api.setting_types import (
 )
 from deployments.config import ModelDefaults
 from deployments.errors import ConfigInvalid
+from gallery.blobs import BlobSettings
 from gallery.settings import GallerySettings
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,10 @@ class Settings(Section):
     """All state of the server."""
     database_url: Annotated[SecretStr, Env()] = SecretStr("")
     """Where galleries and jobs are kept: `postgresql://user:password@host/database`; empty: SQLite in `data_path`."""
+    blobs: Annotated[BlobLocation | None, Env(("GENERATED_CONTENT_PATH",))] = None
+    """Where generated files are kept: a folder, or `s3://bucket/prefix`. Unset: `blobs` in `data_path`."""
+    generated_ttl: Annotated[Duration, Env()] = 3600.0
+    """A generated file that was answered as a URL is removed after so long; 0: never, as LocalAI does."""
     models_config_file: Annotated[Path | None, Env(("MODELS_CONFIG_FILE", "CONFIG_FILE"))] = None
     """A YAML list of model configs, beside those in `models_path`."""
     starter_model: Annotated[str, Env(keep_empty=True)] = "smollm2-135m-instruct"
@@ -76,6 +82,15 @@ class Settings(Section):
     """Largest audio upload, MiB."""
     upload_limit_mb: Annotated[Whole, Env(("UPLOAD_LIMIT",))] = 512
     """Largest file upload, MiB."""
+
+    image_max_pixels: Annotated[Whole, Field(ge=1), Env()] = 2048 * 2048
+    """Largest image that may be asked for, width × height."""
+    image_max_n: Annotated[Whole, Field(ge=1), Env()] = 10
+    """Most images of one request."""
+    image_max_steps: Annotated[Whole, Field(ge=1), Env()] = 150
+    """Most denoising steps of one image."""
+    image_max_work: Annotated[Whole, Field(ge=1), Env()] = 1_000_000_000
+    """Most pixels × steps × images of one request."""
 
     request_timeout: Annotated[Duration, Field(gt=0), Env()] = 600.0
     """A request ends with an error after so long, waiting for its model included."""
@@ -150,6 +165,11 @@ class Settings(Section):
             index_ttl=block.gallery_ttl,
             preload=install_requests(block),
         )
+
+    def blob_settings(self) -> BlobSettings:
+        """Where generated files are, and how long."""
+        location = self.blobs or self.data_path / "blobs"
+        return BlobSettings(str(location.absolute() if isinstance(location, Path) else location), self.generated_ttl)
 
     def sourced(self, origin: Mapping[str, str], warnings: Iterable[str]) -> Self:
         """These settings, told where they came from."""

@@ -11,6 +11,7 @@ _EXPECTED = {
     "int_from_float": "an integer",
     "int_parsing": "an integer",
     "float_type": "a number",
+    "float_parsing": "a number",
     "bool_type": "a boolean",
     "bool_parsing": "a boolean",
     "list_type": "an array",

@@ -30,6 +30,9 @@ USECASES: Mapping[str, Task | None] = {
 }  # fmt: skip
 """LocalAI's names for what a model is for. None: a use that we don't serve."""
 
+ALSO: Mapping[Task, frozenset[Task]] = {Task.EMBEDDING: frozenset({Task.RERANK})}
+"""A replica runs one deployment class. Main task → what its class can do beside it."""
+
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
@@ -50,6 +53,8 @@ class ModelConfig:
     """What the model is for (keys of USECASES). None: guessed from the backend."""
     embeddings: bool | None = None
     """The model embeds text."""
+    reranking: bool | None = None
+    """The model scores documents against a query."""
     parameters: Parameters = field(default_factory=Parameters)
     options: list[str] | None = None
     """Settings of the backend, as `key:value`."""
@@ -79,6 +84,8 @@ class ModelConfig:
     """Slots: sequences generated at the same time per replica."""
     kv_cells: int | None = None
     """KV cache size in tokens, shared by all slots of a replica."""
+    truncate: bool | None = None
+    """Inputs of an encoder that are too long are cut; False: refused. A request may say otherwise. Default true."""
     runtime_env: dict[str, Any] | None = None
     """Ray runtime environment of the replicas."""
 
@@ -143,10 +150,27 @@ class ModelConfig:
     trimsuffix: list[str] | None = None
     """Suffixes cut off the answer, with the spaces around it."""
 
-    # ---- LocalAI's others ----
+    # ---- encoders on torch ----
+    type: str | None = None
+    """What LocalAI calls the model's class, such as AutoModel: checked, since the model's directory says it."""
+    dtype: str | None = None
+    """Of the weights on a GPU: float32, float16, bfloat16, or auto (as they are stored)."""
     f16: bool | None = None
+    """float16 on a GPU, where `dtype` says nothing."""
+    trust_remote_code: bool | None = None
+    """Run Python code that lies in the model's directory."""
+
+    # ---- images ----
+    diffusers: Diffusers = field(default_factory=Diffusers)
+    step: int | None = None
+    """Denoising steps, where the request doesn't say. None: the pipeline's, at most 15."""
+    cfg_scale: float | None = None
+    """Classifier-free guidance: how closely to follow the prompt. None: the pipeline's."""
+    cuda: bool | None = None
+    """One GPU, where `num_gpus` says nothing."""
+
+    # ---- LocalAI's others ----
     debug: bool | None = None
-    reranking: bool | None = None
     known_input_modalities: list[str] | None = None
     known_output_modalities: list[str] | None = None
     function: FunctionConfig = field(default_factory=FunctionConfig)
@@ -156,7 +180,6 @@ class ModelConfig:
     no_mulmatq: bool | None = None
     rms_norm_eps: float | None = None
     ngqa: int | None = None
-    type: str | None = None
     prompt_cache_path: str | None = None
     prompt_cache_all: bool | None = None
     prompt_cache_ro: bool | None = None
@@ -164,22 +187,17 @@ class ModelConfig:
     draft_model: str | None = None
     n_draft: int | None = None
     quantization: str | None = None
+    """Of Whisper's weights and computation: int8, int8_float16, float16, bfloat16, float32, … (CTranslate2's types)."""
     gpu_memory_utilization: float | None = None
-    trust_remote_code: bool | None = None
     enforce_eager: bool | None = None
     swap_space: int | None = None
     max_model_len: int | None = None
     tensor_parallel_size: int | None = None
     load_format: str | None = None
-    dtype: str | None = None
     disable_log_stats: bool | None = None
     limit_mm_per_prompt: dict[str, int] | None = None
     engine_args: dict[str, Any] | None = None
     autogptq: dict[str, Any] | None = None
-    diffusers: Diffusers = field(default_factory=Diffusers)
-    step: int | None = None
-    cfg_scale: float | None = None
-    cuda: bool | None = None
     tts: Tts = field(default_factory=Tts)
     grpc: dict[str, int] | None = None
     env: dict[str, str] | None = None
@@ -228,7 +246,7 @@ class ModelDefaults:
     """Ray's logical CPUs must not cap how many models a small machine holds."""
     num_gpus: float | None = 0
     target_ongoing_requests: float | None = None
-    """None: three quarters of `parallel`, or what suits the model type."""
+    """None: three quarters of `parallel`; what fills a few batches where the model is an encoder."""
     max_queued_requests: int | None = None
     """None: no limit."""
     idle_timeout: float | None = 30 * 60.0
@@ -239,6 +257,8 @@ class ModelDefaults:
 
 def with_defaults(config: ModelConfig, defaults: ModelDefaults) -> ModelConfig:
     """A copy of `config` whose unset fields are the server's."""
+    if config.num_gpus is None and (config.cuda or config.diffusers.cuda):
+        config = replace(config, num_gpus=1)
     unset = [f.name for f in fields(defaults) if getattr(config, f.name) is None]
     return replace(config, **{name: getattr(defaults, name) for name in unset})
 
@@ -250,14 +270,30 @@ def default_threads() -> int:
 
 
 def tasks(config: ModelConfig) -> list[Task]:
-    """What the model is for, the first its main one: as `known_usecases` says, or as its flags and backend suggest."""
+    """What the model is for, the first its main one: as `known_usecases` says, or as its flags and backend suggest.
+
+    Of several usecases those count that the deployment class of the first one does; `unserved` names the others.
+    """
     if config.known_usecases is not None:
-        named = (USECASES.get(usecase.lower()) for usecase in config.known_usecases)
-        return list(dict.fromkeys(task for task in named if task is not None))
-    if config.embeddings:
-        return [Task.EMBEDDING]
+        usecases = (USECASES.get(usecase.lower()) for usecase in config.known_usecases)
+        named = list(dict.fromkeys(task for task in usecases if task is not None))
+        beside = {also for task in named for also in ALSO.get(task, ())}  # an embedder may name reranking first
+        main = next((task for task in named if task not in beside), None)
+        return [main, *(task for task in named if task in ALSO.get(main, ()))] if main else []
     if config.reranking:
         return [Task.RERANK]
+    if config.embeddings:
+        return [Task.EMBEDDING]
     if config.backend is None:
         return []
     return list(lookup(config.backend).classes)[:1]
+
+
+def unserved(config: ModelConfig) -> dict[str, str]:
+    """Those of `known_usecases` for which the model is not offered → why."""
+    served = tasks(config)
+    return {
+        usecase: f"its replicas are for {served[0]}" if USECASES.get(usecase.lower()) and served else "not offered"
+        for usecase in config.known_usecases or []
+        if USECASES.get(usecase.lower()) not in served
+    }

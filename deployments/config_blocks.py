@@ -30,7 +30,7 @@ class Parameters:
     echo: bool | None = None
     """Completions repeat the prompt before the answer."""
     batch: int | None = None
-    """Tokens per decode step."""
+    """Tokens per decode step; of an image model, pictures that are denoised together."""
     ignore_eos: bool | None = None
     repeat_penalty: float | None = None
     """0 is LocalAI's "unset"."""
@@ -47,16 +47,21 @@ class Parameters:
     rope_freq_scale: float | None = None
 
     language: str | None = None
+    """Of speech, for requests that name none."""
     translate: bool | None = None
+    """Transcriptions are into English, whatever is spoken."""
     n_keep: int | None = None
     tfz: float | None = None
     negative_prompt: str | None = None
+    """What images must not show, where the request doesn't say."""
     negative_prompt_scale: float | None = None
     use_fast_tokenizer: bool | None = None
     clip_skip: int | None = None
+    """As `diffusers.clip_skip`."""
     tokenizer: str | None = None
     encoding_format: str | None = None
     pooling: str | None = None
+    """Of embeddings by llama.cpp: mean, cls or last. None: what the GGUF says."""
     pooling_half_life_tokens: float | None = None
 
 
@@ -150,16 +155,26 @@ class Diffusers:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     cuda: bool | None = None
+    """LocalAI's older place for `cuda` of the model."""
     pipeline_type: str | None = None
+    """A pipeline class of diffusers. None: as the model's files say."""
     scheduler_type: str | None = None
+    """A row of `backends.diffusion_schedulers`, or a scheduler class of diffusers. None: the model's own."""
     original_config_file: str | None = None
+    """For a checkpoint in one file: a folder with the small files of its pipeline's directory, or the YAML file with
+    which it was trained."""
     enable_parameters: str | None = None
+    """Names of the arguments, joined by commas, that the pipeline's call may get. None: all that it takes."""
     cfg_scale: float | None = None
+    """LocalAI's older place for `cfg_scale` of the model."""
     img2img: bool | None = None
+    """The model must be able to start from an image; whether it can, its pipeline says."""
     clip_skip: int | None = None
+    """Last layers of the CLIP text encoder that are left out."""
     clip_model: str | None = None
     clip_subfolder: str | None = None
     control_net: str | None = None
+    """Directory of a ControlNet in the models directory: an image then steers every picture."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -173,8 +188,11 @@ class Tts:
     }
 
     voice: str | None = None
-    vall_e: dict[str, str] | None = None
+    """For requests that name none: one of the model's voices."""
     audio_path: str | None = None
+    """Audio file in the models directory whose voice is the default, where the model can clone voices."""
+    vall_e: dict[str, str] | None = None
+    """Its `audio_path` is the older place of the one above."""
     voice_cloning: bool | None = None
     voices: list[dict[str, str]] | None = None
 

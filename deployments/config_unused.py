@@ -10,21 +10,20 @@ _REASONS: dict[str, str] = {
     "tool calls are not parsed yet": "function template.function",
     "text models take text only yet": "mmproj known_input_modalities known_output_modalities limit_mm_per_prompt "
     "template.image template.video template.audio template.multimodal",
-    "the vLLM and transformers backends don't exist yet": "type quantization load_format dtype gpu_memory_utilization "
-    "trust_remote_code enforce_eager swap_space max_model_len tensor_parallel_size disable_log_stats engine_args "
+    "the vLLM and transformers backends don't exist yet": "load_format gpu_memory_utilization "
+    "enforce_eager swap_space max_model_len tensor_parallel_size disable_log_stats engine_args "
     "parameters.tokenizer parameters.use_fast_tokenizer",
-    "embedding and reranking models don't exist yet": "reranking parameters.encoding_format parameters.pooling "
-    "parameters.pooling_half_life_tokens",
-    "image models don't exist yet": "diffusers step cfg_scale cuda parameters.clip_skip parameters.negative_prompt "
-    "parameters.negative_prompt_scale",
-    "audio models don't exist yet": "tts parameters.language parameters.translate",
-    "files are fetched when a model is installed, not by its config": "download_files artifacts",
+    "pooling by decay is not there": "parameters.pooling_half_life_tokens",
+    "the text encoder is that of the pipeline's files": "diffusers.clip_model diffusers.clip_subfolder",
+    "text models are not guided away from a prompt": "parameters.negative_prompt_scale",
+    "a voice is cloned where the model can; a model lists its own voices": "tts.voice_cloning tts.voices",
+    "use download_files": "artifacts",
     "reasoning is not separated from the answer yet": "reasoning template.reply_prefix",
     "speculative decoding is not there": "draft_model n_draft",
     "llama.cpp no longer has this option": "low_vram no_mulmatq rms_norm_eps ngqa lora_base parameters.tfz",
-    "llama.cpp's cache is f16 unless cache_type_k and cache_type_v say otherwise": "f16",
     "prefixes are kept in the KV cache, not on disk": "prompt_cache_path prompt_cache_all prompt_cache_ro",
-    "said by the request alone": "parameters.n parameters.echo parameters.logprobs parameters.top_logprobs",
+    "said by the request alone": "parameters.n parameters.echo parameters.logprobs parameters.top_logprobs "
+    "parameters.encoding_format",
     "a full context ends the answer, nothing is shifted out": "parameters.n_keep",
     "metadata of a GGUF file is used as it is": "overrides",
     "usage is always counted": "feature_flags",

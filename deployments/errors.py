@@ -99,6 +99,12 @@ class GalleryNotFound(MantaError):
     status, type, code = 404, "invalid_request_error", "gallery_not_found"
 
 
+class ImageNotFound(MantaError):
+    """No generated image has this name, or it is older than the server keeps them."""
+
+    status, type, code = 404, "invalid_request_error", "image_not_found"
+
+
 class AlreadyExists(MantaError):
     """What was to be added is there under this name."""
 
@@ -178,6 +184,12 @@ class InsufficientStorage(MantaError):
     """The disk has no room for what was to be written."""
 
     status, code = 507, "insufficient_storage"
+
+
+class StorageFailed(MantaError):
+    """What keeps uploads and generated files can't be reached, or refuses. The log says more."""
+
+    status, code = 503, "storage_failed"
 
 
 class DeadlineExceeded(MantaError):

@@ -11,7 +11,14 @@ from typing import Any, Protocol
 from deployments.backends.registry import engine_class
 from deployments.chat import ChatModel
 from deployments.config import ModelConfig, default_threads, tasks
+from deployments.embedding import EmbeddingModel
 from deployments.errors import MantaError, ModelLoadFailed
+from deployments.image import ImageModel
+from deployments.rerank import RerankModel
+from deployments.sound import SoundModel
+from deployments.speech import SpeechModel
+from deployments.transcription import TranscriptionModel
+from deployments.vad import VadModel
 
 logger = logging.getLogger("manta.replica")
 
@@ -34,7 +41,10 @@ class Replica:
     The constructor returns when the model is loaded: Serve counts the replica as started only then.
     """
 
-    engine: Any
+    stats: Callable[[], dict[str, float]]
+    """The model class's: slots_busy, queued, … Both 0: idle. `failed` 1: broken for good."""
+    close: Callable[[], None]
+    """The model class's: free the engine; idempotent."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: ModelConfig, models_path: str, spec_hash: str, reporter: Reporter
@@ -55,20 +65,48 @@ class Replica:
 
     def describe(self) -> dict[str, Any]:
         """For the controller: which spec runs here, and what it is doing."""
-        return {"spec_hash": self._spec_hash, "pid": os.getpid(), **self.engine.stats()}
+        return {"spec_hash": self._spec_hash, "pid": os.getpid(), **self.stats()}
 
     def check_health(self) -> None:
         """Serve restarts the replica when this raises."""
-        if self.engine.stats().get("failed"):
+        if self.stats().get("failed"):
             raise RuntimeError("the engine has failed")
 
     def __del__(self) -> None:
-        if engine := getattr(self, "engine", None):
-            engine.close()
+        if hasattr(self, "engine"):  # the model class was made
+            self.close()
 
 
 class ChatReplica(Replica, ChatModel):
     """Text generation."""
+
+
+class EmbeddingReplica(Replica, EmbeddingModel):
+    """Embeddings, and reranking by their similarity."""
+
+
+class RerankReplica(Replica, RerankModel):
+    """Reranking."""
+
+
+class TranscriptionReplica(Replica, TranscriptionModel):
+    """Speech recognition."""
+
+
+class SpeechReplica(Replica, SpeechModel):
+    """Speech synthesis."""
+
+
+class SoundReplica(Replica, SoundModel):
+    """Music and sounds."""
+
+
+class VadReplica(Replica, VadModel):
+    """Voice activity detection."""
+
+
+class ImageReplica(Replica, ImageModel):
+    """Image generation."""
 
 
 def load_engine(config: ModelConfig, models_path: Path, progress: Callable[[float], None]) -> Any:

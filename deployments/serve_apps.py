@@ -16,7 +16,16 @@ from ray.serve.schema import ApplicationStatus
 from deployments.backends.base import Task
 from deployments.config import ModelConfig
 from deployments.errors import MantaError
-from deployments.replica import ChatReplica
+from deployments.replica import (
+    ChatReplica,
+    EmbeddingReplica,
+    ImageReplica,
+    RerankReplica,
+    SoundReplica,
+    SpeechReplica,
+    TranscriptionReplica,
+    VadReplica,
+)
 
 logger = logging.getLogger("manta.serve_apps")
 
@@ -32,7 +41,16 @@ PICKLE_RACE = "is not registered for pickle by value"
 second finds the module gone. Nothing was deployed then."""
 DEPLOY_TRIES = 5
 
-REPLICAS: dict[Task, type] = {Task.CHAT: ChatReplica}
+REPLICAS: dict[Task, type] = {
+    Task.CHAT: ChatReplica,
+    Task.EMBEDDING: EmbeddingReplica,
+    Task.RERANK: RerankReplica,
+    Task.TRANSCRIPTION: TranscriptionReplica,
+    Task.SPEECH: SpeechReplica,
+    Task.SOUND: SoundReplica,
+    Task.IMAGE: ImageReplica,
+    Task.VAD: VadReplica,
+}
 """Model type → the class its replicas run."""
 
 
@@ -119,7 +137,7 @@ class ServeApps:
                 "min_replicas": replicas,
                 "initial_replicas": replicas,
                 "max_replicas": max(replicas, config.max_replicas or 1),
-                "target_ongoing_requests": config.target_ongoing_requests or 0.75 * (config.parallel or 1),
+                "target_ongoing_requests": _target_ongoing_requests(config, task),
             },
             health_check_period_s=5,
             health_check_timeout_s=30,
@@ -151,6 +169,25 @@ class ServeApps:
 
 MAX_ONGOING_REQUESTS = 10_000
 """Per replica. High: the engine's own queue is the one that is fair between tenants."""
+
+
+ONGOING_REQUESTS: dict[Task, float] = {
+    Task.EMBEDDING: 32,
+    Task.RERANK: 32,
+    Task.TRANSCRIPTION: 16,
+    Task.SPEECH: 4,
+    Task.SOUND: 1,
+    Task.IMAGE: 8,
+    Task.VAD: 8,
+}
+"""What autoscaling aims at per replica: where requests are batched the batch that runs and the next one, of a few
+inputs each; else what runs at once and, where that takes less than a second or so, what waits for it."""
+
+
+def _target_ongoing_requests(config: ModelConfig, task: Task) -> float:
+    if config.target_ongoing_requests:
+        return config.target_ongoing_requests
+    return 0.75 * (config.parallel or 1) if task is Task.CHAT else ONGOING_REQUESTS[task]
 
 
 def _status(overview: Any) -> AppStatus:

@@ -14,11 +14,12 @@ _REASONS: dict[str, str] = {
     "the whole answer is generated": "prediction",
     "chunks are never padded": "include_obfuscation",
     "the model's config says it": "backend model_base_name n_keep batch rope_freq_base rope_freq_scale "
-    "use_fast_tokenizer tokenizer f16 grammar_json_functions",
+    "use_fast_tokenizer tokenizer f16 grammar_json_functions clip_skip",
+    "images are painted as the prompt says": "style moderation input_fidelity complexity",
     "a document is read up to the model's length, in one piece": "max_tokens_per_doc max_chunks_per_doc "
     "max_doc_length overlap_tokens",
     "llama.cpp no longer has this option": "tfz",
-    "it is for images": "clip_skip step mode size negative_prompt negative_prompt_scale quality file files ref_images",
+    "it is for images": "step mode size negative_prompt negative_prompt_scale quality file files ref_images",
     "it is for audio": "language translate",
     "a voice speaks as it was trained to": "instructions params sample_rate previous_text next_text "
     "apply_text_normalization pronunciation_dictionary_locators stability similarity_boost style use_speaker_boost",

@@ -4,7 +4,7 @@ Standard-library dataclasses only. They are pickled between processes whose envi
 versions of every package, and engines must import without Ray and without FastAPI.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -204,9 +204,169 @@ class Embedder(Encoder, Protocol):
 class Reranker(Encoder, Protocol):
     """Scores documents against a query. A cross-encoder reads both together."""
 
+    cross_encoder: bool
+    """False: it is an Embedder instead, and a score is the cosine of the query's row and the document's."""
+
     def tokenize_pairs(self, query: str, documents: Sequence[str], *, truncate: bool) -> list[Tokens]:
         """Each document after the query, the document truncated. Blocking, thread-safe. Raises as `tokenize`."""
         ...
+
+
+# ---- engine: audio ---------------------------------------------------------------------------------------------------
+
+
+class Voice(Protocol):
+    """A loaded speech synthesiser."""
+
+    sample_rate: int
+    """Hz."""
+    voices: Sequence[str]
+    """Names of its voices or speakers; empty: it has one."""
+    languages: Sequence[str]
+    """Codes of the languages it can be asked for; empty: it has one."""
+    parallel: int
+    """Sentences that may be synthesised at once, in so many threads."""
+
+    def synthesize(self, text: str, *, voice: str | None, language: str | None, speed: float) -> "NDArray[np.float32]":
+        """One sentence or a few, as mono samples from -1 to 1. Blocking.
+
+        `speed` 2 is twice as fast. Raises InvalidRequest for a voice or language that it doesn't have, naming those
+        that it has, and EngineError.
+        """
+        ...
+
+    def stats(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+class Composer(Protocol):
+    """A loaded generator of music and sounds."""
+
+    sample_rate: int
+    max_seconds: float
+
+    def compose(
+        self,
+        text: str,
+        *,
+        seconds: float,
+        guidance: float | None,
+        do_sample: bool | None,
+        seed: int | None,
+        stopped: Callable[[], bool],
+    ) -> "NDArray[np.float32]":
+        """Samples [channels, length]. Blocking; ends early when `stopped()` says so. None: the model's own value."""
+        ...
+
+    def stats(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+class Transcriber(Protocol):
+    """Turns speech into text."""
+
+    sample_rate: int
+    """Hz."""
+    parallel: int
+    """Files that may be transcribed at once, in so many threads."""
+    max_seconds: float
+    """Of one file."""
+
+    def transcribe(
+        self, audio: "Iterator[NDArray[np.float32]]", request: "TranscriptionRequest", stopped: Callable[[], bool]
+    ) -> "Iterator[SegmentGroup]":
+        """Segments of a file, whose mono samples of `sample_rate` come in blocks. Blocking; ends early when
+        `stopped()` says so.
+
+        Raises InvalidRequest for a language that the model doesn't know, EngineError, and what reading `audio` raises.
+        """
+        ...
+
+    def stats(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+class VoiceActivityDetector(Protocol):
+    """Finds speech."""
+
+    sample_rate: int
+
+    def detect(self, samples: "NDArray[np.float32]") -> "list[SpeechSpan]":
+        """Where somebody speaks in mono samples of `sample_rate`. Blocking, thread-safe."""
+        ...
+
+    def stats(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+# ---- engine: images --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Picture:
+    """One image to paint."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    image: "NDArray[np.uint8] | None" = None
+    """RGB, [height, width, 3]: what is changed. None: text to image."""
+    mask: "NDArray[np.uint8] | None" = None
+    """[height, width], 255 where `image` may be changed: inpainting."""
+    strength: float | None = None
+    """How far from `image` the result may be, 0 to 1."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the pipeline's call."""
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """Equal for pictures that can be denoised as one batch."""
+        fixed = self.width, self.height, self.steps, self.guidance, self.strength, repr(sorted(self.options.items()))
+        return (*fixed, self.image is not None, self.mask is not None, bool(self.negative_prompt))
+
+
+class Painter(Protocol):
+    """A loaded image pipeline."""
+
+    default_width: int
+    default_height: int
+    default_steps: int
+    default_guidance: float
+    multiple: int
+    """Width and height must be multiples of it."""
+    paints_over: bool
+    """It can start from an image; `inpaints`: and change a part of one."""
+    inpaints: bool
+    previews: bool
+    """It can show a picture as it stands."""
+    batch: int
+    """Pictures of the default size that may be denoised together."""
+
+    def paint(
+        self,
+        batch: Sequence[Picture],
+        *,
+        step: "Callable[[int, int, Callable[[int], NDArray[np.uint8]]], Sequence[bool]]",
+    ) -> "list[NDArray[np.uint8] | None]":
+        """RGB images [height, width, 3], in the order of the batch, whose pictures are of one `group`. Blocking.
+
+        `step(done, steps, preview)` is called after each step and says for each picture whether it is still wanted:
+        when none is, painting ends and all are None. `preview(i)` decodes picture i as it stands. A picture's seed
+        alone decides its noise, whatever it is batched with. Raises EngineError, InvalidRequest.
+        """
+        ...
+
+    def stats(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
 
 
 # ---- handle: what ingress and replica say to each other --------------------------------------------------------------
@@ -348,6 +508,176 @@ class Scores:
     scores: list[float]
     prompt_tokens: int = 0
     truncated: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class TranscriptionRequest:
+    """Speech to text. None: as the model's config says, or its engine's default."""
+
+    audio: "NDArray[np.uint8]"
+    """The file's bytes, of any format that FFmpeg reads; an array, so that it crosses without being copied."""
+    translate: bool = False
+    """Into English."""
+    language: str | None = None
+    """ISO 639-1 code; None: detected."""
+    prompt: str | None = None
+    temperature: float | None = None
+    """0: greedy, with the engine's fallback to higher ones when that goes wrong."""
+    word_timestamps: bool = False
+    segment_timestamps: bool = True
+    """False: the text alone counts, and a segment may be half a minute long. In long files that is quicker."""
+    tenant: str = ""
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class Word:
+    """Times in seconds."""
+
+    word: str
+    start: float
+    end: float
+    probability: float
+
+
+@dataclass(slots=True)
+class Segment:
+    """A piece of a transcription; OpenAI's fields. Times in seconds."""
+
+    id: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+    seek: int = 0
+    words: list[Word] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SegmentGroup:
+    """Segments that were ready together. The first group, which may be empty, says language and duration."""
+
+    segments: list[Segment]
+    language: str | None = None
+    duration: float | None = None
+    """Seconds of audio; None until it is known, on the last group at the latest."""
+
+
+@dataclass(slots=True)
+class Transcription:
+    """The stream of segments, collected."""
+
+    language: str
+    duration: float
+    segments: list[Segment]
+
+
+@dataclass(slots=True, kw_only=True)
+class SpeechRequest:
+    """Text to speech. None: as the model's config says."""
+
+    text: str
+    voice: str | None = None
+    language: str | None = None
+    speed: float = 1.0
+    format: str = "wav"
+    """A row of `deployments.audio_formats.FORMATS`."""
+    tenant: str = ""
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class AudioChunk:
+    """Encoded audio, as much as was ready; the chunks one after another are the file."""
+
+    data: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class SoundRequest:
+    """Text to music or sound. None: as the model's own files say."""
+
+    text: str
+    seconds: float | None = None
+    guidance: float | None = None
+    do_sample: bool | None = None
+    seed: int | None = None
+    format: str = "wav"
+    tenant: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class VadRequest:
+    audio: "NDArray[np.float32]"
+    """Mono samples from -1 to 1."""
+    sample_rate: int = 16_000
+    tenant: str = ""
+
+
+@dataclass(slots=True)
+class SpeechSpan:
+    """Times in seconds."""
+
+    start: float
+    end: float
+
+
+@dataclass(slots=True, kw_only=True)
+class ImageRequest:
+    """Text, or an image and text, to images. None: as the model's config says."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    n: int = 1
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int | None = None
+    """Image i gets seed + i. None: a random one."""
+    image: bytes | None = None
+    """An encoded image to start from."""
+    mask: bytes | None = None
+    """An encoded image, transparent or white where `image` may be changed (`mask_is_alpha` says which)."""
+    mask_is_alpha: bool = True
+    strength: float | None = None
+    format: Literal["png", "webp", "jpeg"] = "png"
+    compression: int | None = None
+    """0 to 100, of webp and jpeg: 100 is the best picture."""
+    partial_images: int = 0
+    """Previews per image that the stream should carry."""
+    max_work: int = 0
+    """Pixels × steps × n that the server allows, the model's own size and steps included; 0: no limit."""
+    tenant: str = ""
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class ImageEvent:
+    """What there is to tell of the images being painted."""
+
+    step: int
+    """Denoising steps done, of all images of the request together."""
+    steps: int
+    partials: dict[int, bytes] = field(default_factory=dict)
+    """Index of an image → its encoded preview."""
+    finished: dict[int, bytes] = field(default_factory=dict)
+    """Index of an image → the encoded image."""
+
+
+@dataclass(slots=True)
+class ImageResult:
+    """Encoded images in order, and what they were painted with."""
+
+    images: list[bytes]
+    width: int
+    height: int
+    seed: int
+    """Of the first."""
 
 
 @dataclass(slots=True)

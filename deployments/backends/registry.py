@@ -27,12 +27,57 @@ class Backend:
 
 BACKENDS: dict[str, Backend] = {
     "llama-cpp": Backend(
-        {Task.CHAT: "deployments.backends.llama_cpp:LlamaCpp"},
+        {
+            Task.CHAT: "deployments.backends.llama_cpp:LlamaCpp",
+            Task.EMBEDDING: "deployments.backends.llama_embedder:LlamaEmbedder",
+            Task.RERANK: "deployments.backends.llama_embedder:LlamaReranker",
+        },
         requires="llama_cpp",
         extra="llama-cpp",
         suffixes=(".gguf",),
     ),
-    "echo": Backend({Task.CHAT: "deployments.backends.echo:Echo"}),
+    "sentence-transformers": Backend(
+        {
+            Task.EMBEDDING: "deployments.backends.sentence_transformers:SentenceEmbedder",
+            Task.RERANK: "deployments.backends.sentence_transformers:SentenceReranker",
+        },
+        requires="sentence_transformers",
+        extra="sentence-transformers",
+    ),
+    "transformers": Backend(
+        {Task.EMBEDDING: "deployments.backends.sentence_transformers:SentenceEmbedder"},
+        requires="sentence_transformers",
+        extra="sentence-transformers",
+    ),
+    "faster-whisper": Backend(
+        {Task.TRANSCRIPTION: "deployments.backends.faster_whisper:FasterWhisper"},
+        requires="faster_whisper",
+        extra="whisper",
+    ),
+    "piper": Backend({Task.SPEECH: "deployments.backends.piper:Piper"}, requires="piper", extra="tts"),
+    "coqui": Backend({Task.SPEECH: "deployments.backends.coqui:Coqui"}, requires="TTS", extra="tts"),
+    "transformers-musicgen": Backend(
+        {Task.SOUND: "deployments.backends.musicgen:MusicGen"},
+        requires="transformers",
+        extra="transformers",
+    ),
+    "silero-vad": Backend(
+        {Task.VAD: "deployments.backends.silero_vad:SileroVad"},
+        requires="onnxruntime",
+        extra="vad",
+    ),
+    "diffusers": Backend(
+        {Task.IMAGE: "deployments.backends.diffusers:Diffusers"},
+        requires="diffusers",
+        extra="diffusers",
+    ),
+    "echo": Backend(
+        {
+            Task.CHAT: "deployments.backends.echo:Echo",
+            Task.EMBEDDING: "deployments.backends.echo_encoder:EchoEmbedder",
+            Task.RERANK: "deployments.backends.echo_encoder:EchoReranker",
+        }
+    ),
 }
 
 ALIASES: dict[str, str] = {
@@ -44,6 +89,13 @@ ALIASES: dict[str, str] = {
     "llama-cpp-avx": "llama-cpp",
     "llama-cpp-avx2": "llama-cpp",
     "llama-cpp-cuda": "llama-cpp",
+    "sentencetransformers": "sentence-transformers",
+    "huggingface": "sentence-transformers",
+    "huggingface-embeddings": "sentence-transformers",
+    "bert-embeddings": "sentence-transformers",
+    "rerankers": "sentence-transformers",
+    "whisper": "faster-whisper",
+    "musicgen": "transformers-musicgen",
 }
 """Names in LocalAI's YAML files → ours."""
 

@@ -4,20 +4,39 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from deployments.backends.base import Choice, Delta, DeltaGroup, ModelCard, Task, TextResult, Usage
+from deployments.backends.base import (
+    AudioChunk,
+    Choice,
+    Delta,
+    DeltaGroup,
+    ModelCard,
+    SegmentGroup,
+    Task,
+    TextResult,
+    Usage,
+    Vectors,
+)
 from deployments.errors import InvalidRequest, ModelDisabled, ModelNotFound
 
 CARDS = (
     ModelCard("alias", [Task.CHAT], 1_700_000_003, "echo", alias_of="echo"),
     ModelCard("echo", [Task.CHAT], 1_700_000_001, "echo"),
-    ModelCard("embed", [Task.EMBEDDING], 1_700_000_002, "echo"),
+    ModelCard("embed", [Task.EMBEDDING, Task.RERANK], 1_700_000_002, "echo", scoring="cosine"),
     ModelCard("off", [Task.CHAT], 1_700_000_004, "echo", disabled=True),
     ModelCard("org/model.gguf", [Task.CHAT], 1_700_000_005, "echo", loose=True),
 )
 
+AUDIO_CARDS = (
+    *CARDS,
+    ModelCard("composer", [Task.SOUND], 1_700_000_006, "echo"),
+    ModelCard("detector", [Task.VAD], 1_700_000_007, "echo"),
+    ModelCard("voice", [Task.SPEECH], 1_700_000_008, "echo"),
+    ModelCard("whisper", [Task.TRANSCRIPTION], 1_700_000_009, "echo"),
+)
+
 USAGE = Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=3)
 
-Step = DeltaGroup | Exception | asyncio.Event
+Step = DeltaGroup | Vectors | SegmentGroup | AudioChunk | Exception | asyncio.Event
 
 
 class LocalDispatch:
@@ -35,6 +54,8 @@ class LocalDispatch:
         self.not_ready: str | None = None
         self.errors: dict[str, str] = {}
         self.requests: list[tuple[str, str, Any]] = []
+        self.large = False
+        """The last request was to go by reference."""
         self.ended = asyncio.Event()
         """A stream was closed, or a call was cancelled or done."""
 
@@ -53,8 +74,9 @@ class LocalDispatch:
             raise InvalidRequest(f"The model {name!r} is not for {task}.").at("model")
         return self.resolve(card.alias_of, task) if card.alias_of else card
 
-    async def call(self, model: str, method: str, request: object) -> Any:
+    async def call(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
         self.requests.append((model, method, request))
+        self.large = large
         try:
             if self.wait:
                 await self.wait.wait()
@@ -64,8 +86,11 @@ class LocalDispatch:
         finally:
             self.ended.set()
 
-    async def stream(self, model: str, method: str, request: object) -> AsyncGenerator[Any, None]:
+    async def stream(
+        self, model: str, method: str, request: object, *, large: bool = False
+    ) -> AsyncGenerator[Any, None]:
         self.requests.append((model, method, request))
+        self.large = large
         try:
             for step in self.script:
                 if isinstance(step, Exception):

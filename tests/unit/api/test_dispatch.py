@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -341,3 +341,49 @@ async def test_a_silent_controller_stops_nothing_that_was_ready(start: Any, monk
     monkeypatch.setattr(controller, "sync", broken)
     monkeypatch.setitem(dispatch._controller._methods, "sync", broken)  # type: ignore[arg-type]
     assert await streamed(dispatch) == ["on"]
+
+
+class Options(Handle):
+    """Notes what the handle was told."""
+
+    def __init__(self, seen: list[dict[str, Any]], **methods: Callable[..., Any]) -> None:
+        super().__init__(**methods)
+        self._seen = seen
+
+    def options(self, **options: Any) -> "Options":
+        self._seen.append(options)
+        return self
+
+
+async def test_large_requests_go_by_reference_and_are_stored_once(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[object] = []
+    monkeypatch.setattr(module.ray, "put", lambda value: stored.append(value) or "reference")
+    seen: list[dict[str, Any]] = []
+    deaths = [ActorDiedError()]
+
+    def ask(argument: object) -> Unary:
+        async def answer() -> object:
+            if deaths:
+                raise deaths.pop()
+            return argument
+
+        return Unary(answer)
+
+    def talk(argument: object) -> Response:
+        async def items() -> AsyncIterator[object]:
+            yield argument
+
+        return Response(items())
+
+    controller = PaperController(card("a"))
+    controller.set("a", State.READY)
+    dispatch = await start(controller, Options(seen, ask=ask, talk=talk))
+    assert await dispatch.call("a", "ask", "request", large=True) == "reference"
+    assert stored == ["request"], "the second try finds it there"
+    assert [item async for item in dispatch.stream("a", "talk", "other", large=True)] == ["reference"]
+    assert stored == ["request", "other"]
+    assert all(options["_by_reference"] for options in seen)
+    seen.clear()
+    assert await streamed(dispatch) != ["reference"]
+    assert not any("_by_reference" in options for options in seen)
+    assert len(stored) == 2

@@ -14,10 +14,12 @@ from api.http import create_app
 from api.schemas.gallery import ListedModel
 from api.settings import Settings
 from api.sole_replica import SoleReplica
+from gallery.blobs import BlobSettings
 from gallery.settings import DownloadSettings, Gallery, GallerySettings
 from tests.unit.http_clients import http_client
 from tests.unit.local_dispatch import LocalDispatch
 from tests.unit.paper_handles import Handle
+from tests.unit.waiting import until
 
 INDEX = """
 - &base
@@ -79,7 +81,8 @@ async def client(tmp_path: Path, controller: PaperController) -> AsyncGenerator[
 async def made(settings: GallerySettings, controller: PaperController) -> GalleryReplica:
     """As Serve makes it: the constructor is a coroutine."""
     replica = GalleryReplica.__new__(GalleryReplica)
-    await replica.__init__(settings, controller.handle(), "INFO")
+    blobs = BlobSettings(str(settings.data_path / "blobs"), generated_ttl=0.1)
+    await replica.__init__(settings, controller.handle(), blobs, "INFO")
     return replica
 
 
@@ -137,3 +140,10 @@ async def test_the_controller_is_asked_with_patience() -> None:
 
     await ServedModels(SoleReplica(Handle(removed=removed), "the controller")).removed("m")
     assert told == ["m"]
+
+
+async def test_generated_files_that_are_too_old_are_removed(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    images = tmp_path / "data" / "blobs" / "generated-images"
+    images.mkdir(parents=True)
+    (images / "a.png").write_bytes(b"x")
+    await until(lambda: not any(images.iterdir()))

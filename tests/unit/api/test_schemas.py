@@ -13,6 +13,8 @@ from api.schemas.chat import ChatCompletionRequest
 from api.schemas.common import SAMPLING_FIELDS, Text
 from api.schemas.completion import CompletionCreateParams
 from api.schemas.edit import EditCreateParams
+from api.schemas.embedding import EmbeddingCreateParams
+from api.schemas.rerank import RerankParams
 from deployments.backends.base import Sampling
 
 
@@ -22,7 +24,13 @@ def test_every_sampling_field_can_be_asked_for() -> None:
 
 
 def test_no_field_is_both_used_and_ignored() -> None:
-    for schema in (ChatCompletionRequest, CompletionCreateParams, EditCreateParams):
+    for schema in (
+        ChatCompletionRequest,
+        CompletionCreateParams,
+        EditCreateParams,
+        EmbeddingCreateParams,
+        RerankParams,
+    ):
         assert not set(schema.model_fields) & set(ignored.IGNORED_FIELDS)
 
 

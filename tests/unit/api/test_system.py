@@ -50,7 +50,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
 
 
 OWN_PATHS = re.compile(
-    "/|/v2/rerank|/version|/healthz|/readyz|/models/(reload|apply|import-uri|available|galleries|delete/{name}|jobs(/{uuid}.*)?)"
+    "/|/v2/rerank|/tts|/generated-images/{name}|/version|/healthz|/readyz|/models/(reload|apply|import-uri|available|galleries|delete/{name}|jobs(/{uuid}.*)?)"
 )
 
 

@@ -185,7 +185,7 @@ def test_cards_say_how_a_model_scores(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: a\n", "backend: is missing, and so is parameters.model; backends are: echo, llama-cpp"),
+        ("name: a\n", "backend: is missing, and so is parameters.model; backends are: coqui, "),
         ("name: a\nparameters: {model: a.bin}\n", 'parameters.model "a.bin" does not tell which'),
         ("name: a\nbackend: llama-cpp\n", "parameters.model: is missing"),
         ("name: a\nbackend: nope\n", 'unknown backend "nope"'),

@@ -12,7 +12,7 @@ import pytest
 
 from deployments.backends.base import Sampling, Task
 from deployments.config import ModelConfig, ModelDefaults, default_threads, tasks, unserved, with_defaults
-from deployments.config_blocks import Parameters
+from deployments.config_blocks import Diffusers, Parameters
 from deployments.config_unused import UNUSED, used_unused
 from deployments.errors import ConfigInvalid
 
@@ -29,7 +29,11 @@ parameters.max_tokens parameters.batch parameters.pooling parameters.ignore_eos 
 parameters.repeat_last_n parameters.frequency_penalty parameters.presence_penalty parameters.seed
 parameters.logit_bias parameters.rope_freq_base parameters.rope_freq_scale
 template.chat template.chat_message template.completion template.edit template.use_tokenizer_template
-template.join_chat_messages_by_character
+template.join_chat_messages_by_character parameters.language
+parameters.translate quantization tts.voice tts.audio_path tts.vall_e
+step cfg_scale cuda parameters.clip_skip parameters.negative_prompt
+diffusers.cuda diffusers.pipeline_type diffusers.scheduler_type diffusers.original_config_file
+diffusers.enable_parameters diffusers.cfg_scale diffusers.img2img diffusers.clip_skip diffusers.control_net
 """
 HONOURED = set(READ_BY_SOMETHING.split())
 """A new field must come here or into UNUSED."""
@@ -100,6 +104,14 @@ def test_defaults_fill_only_what_is_unset() -> None:
     config = with_defaults(ModelConfig(name="x", parallel=2, idle_timeout=0.0), ModelDefaults(context_size=512))
     assert (config.parallel, config.idle_timeout, config.context_size) == (2, 0.0, 512)
     assert (config.max_replicas, config.num_cpus, config.load_timeout) == (1, 0.1, 600.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [({}, 0), ({"cuda": True}, 1), ({"diffusers": Diffusers(cuda=True)}, 1), ({"cuda": True, "num_gpus": 0.5}, 0.5)],
+)
+def test_cuda_asks_for_a_gpu_where_num_gpus_says_nothing(settings: dict[str, Any], gpus: float) -> None:
+    assert with_defaults(ModelConfig(name="x", **settings), ModelDefaults()).num_gpus == gpus
 
 
 def test_every_default_is_a_field_of_a_model() -> None:

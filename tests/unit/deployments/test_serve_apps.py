@@ -22,7 +22,8 @@ def test_every_replica_class_has_what_the_controller_asks_for(task: Task) -> Non
 
 
 @pytest.mark.parametrize(
-    ("task", "own", "expected"), [(Task.CHAT, None, 3), (Task.EMBEDDING, None, 32), (Task.RERANK, 5.0, 5)]
+    ("task", "own", "expected"),
+    [(Task.CHAT, None, 3), (Task.EMBEDDING, None, 32), (Task.SOUND, None, 1), (Task.RERANK, 5.0, 5)],
 )
 def test_autoscaling_aims_at_what_suits_the_task(task: Task, own: float | None, expected: float) -> None:
     target = ServeApps("models", "api")._target("m-a", replace(CONFIG, target_ongoing_requests=own), task, "hash")

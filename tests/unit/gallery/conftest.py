@@ -1,12 +1,18 @@
-"""A real package index on loopback, with faults on demand, and wheels made on the spot."""
+"""A real package index on loopback, with faults on demand, and wheels made on the spot; a real S3 server."""
 
 import hashlib
 import io
+import os
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
+import boto3
 import pytest
 from aiohttp import encode_basic_auth
 
@@ -117,3 +123,48 @@ def package_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
         monkeypatch.setenv("PIP_RETRIES", "1")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield index
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """Of an S3 server, in a process of its own."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None
+        try:
+            lines = iter(server.stderr)
+            address = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
+            drain = threading.Thread(target=lambda: [None for _ in lines])
+            drain.start()
+            yield address
+        finally:
+            server.terminate()
+            server.wait(timeout=10)
+        drain.join()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket, and the environment that leads to it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    resource = boto3.Session(region_name="us-east-1").resource("s3")
+    bucket = resource.Bucket("weights")
+    bucket.create()
+    yield bucket
+    bucket.object_versions.delete()
+    bucket.delete()
+    resource.meta.client.close()

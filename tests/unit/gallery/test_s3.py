@@ -3,15 +3,10 @@
 import asyncio
 import hashlib
 import os
-import re
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
-import boto3
 import psutil
 import pytest
 
@@ -23,51 +18,6 @@ from gallery.sources.base import Remote
 from gallery.sources.s3 import S3
 
 WEIGHTS = os.urandom(3_000_000)
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """A server process of this module's own."""
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stderr is not None
-        try:
-            lines = iter(server.stderr)
-            address = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
-            drain = threading.Thread(target=lambda: [None for _ in lines])
-            drain.start()
-            yield address
-        finally:
-            server.terminate()
-            server.wait(timeout=10)
-        drain.join()
-
-
-@pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A bucket, and the environment that leads to it."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    resource = boto3.Session(region_name="us-east-1").resource("s3")
-    bucket = resource.Bucket("weights")
-    bucket.create()
-    yield bucket
-    bucket.object_versions.delete()
-    bucket.delete()
-    resource.meta.client.close()
 
 
 @pytest.fixture

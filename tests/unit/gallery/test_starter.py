@@ -16,16 +16,7 @@ from gallery.request import File
 from gallery.sources import SOURCES
 from gallery.sources.uri import Address, InRepository
 
-LATER = {
-    "diffusers",
-    "faster-whisper",
-    "piper",
-    "sentence-transformers",
-    "silero-vad",
-    "transformers",
-    "transformers-musicgen",
-    "vllm",
-}
+LATER = {"vllm"}
 """Backends that are still to come. Who adds one takes it out here."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -131,6 +122,13 @@ def test_a_file_name_stands_for_one_content() -> None:
     for file in all_files():
         content = file.sha256, addresses(file)
         assert contents.setdefault(file.filename, content) == content, file.filename
+
+
+def test_names_that_clients_have_built_in_lead_to_its_entries() -> None:
+    aliases = yaml.safe_load((STARTER.parents[1] / "aliases.yaml").read_text(encoding="utf-8"))
+    names = {entry.name for entry in ENTRIES}
+    assert set(aliases.values()) <= names
+    assert names.isdisjoint(aliases)
 
 
 def test_backends_that_have_come_are_no_longer_awaited() -> None:
