@@ -193,7 +193,7 @@ def test_a_config_with_an_address_in_place_of_weights_gets_them(server: Server, 
     (server.models_path / "remote.yaml").write_text(f"name: remote\nbackend: echo\nparameters: {{model: '{uri}'}}\n")
     with server.client() as client:
         client.post("/models/reload").raise_for_status()
-        eventually(lambda: (server.models_path / "remote.gguf").exists())
+        eventually((server.models_path / "remote.gguf").exists)
         eventually(lambda: chat(client, "remote").status_code == 200)
         finished(client, client.post("/models/delete/remote").json()["uuid"])
         assert not [path for path in left_behind(server.models_path, "remote") if path.suffix != ".bak"]
