@@ -2,6 +2,7 @@
 
 import logging
 import math
+import traceback
 from typing import Any
 
 import orjson
@@ -56,9 +57,23 @@ def error_response(error: MantaError) -> Response:
     return Response(orjson.dumps(error_body(error)), error.status, headers, "application/json")
 
 
+def let_go(error: BaseException | None) -> None:
+    """Free what the frames hold that an answered error came through, such as a gigabyte of audio.
+
+    Futures and the errors in them make cycles, which would keep it until the next full garbage collection. Causes make
+    some too: an error of a replica and Ray's wrapper of it are each other's.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 async def answer_error(request: Request, error: Exception) -> Response:
     """The one exception handler of the application."""
     shown = client_error(error)
+    let_go(error)
     if isinstance(error, HTTPException) and (why := _WHY.get(type(shown))):
         shown = type(shown)(f"{request.method} {request.url.path}: {why}")
     response = error_response(shown)

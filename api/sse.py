@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.disconnect import unless_gone
-from api.errors import client_error, error_body
+from api.errors import client_error, error_body, let_go
 from deployments.errors import ClientGone
 
 DONE = b"data: [DONE]\n\n"
@@ -72,6 +72,7 @@ class EventStream(Response):
                 if not wire.started:
                     raise
                 await wire.write(event(error_body(client_error(error))))
+                let_go(error)
             finally:
                 comments.cancel()
         await wire.end(self.last)

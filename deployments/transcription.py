@@ -1,9 +1,12 @@
 """Transcription as a deployment: a file of speech in, segments of text out as they are ready."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+
+import numpy as np
 
 from deployments.backends.base import SegmentGroup, Transcriber, Transcription, TranscriptionRequest
 from deployments.config import ModelConfig
@@ -48,9 +51,15 @@ class TranscriptionModel:
             while (group := await ready.get()) is not None:
                 yield _with_others(group, ready)
             await running
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            # Serve's frames hold the request, and an error its frames, until the next full garbage collection: a file
+            # of a gigabyte must not stay so long.
+            request.audio = np.empty(0, np.uint8)
 
     def stats(self) -> dict[str, float]:
         return {**self.engine.stats(), **self._threads.stats()}

@@ -18,7 +18,7 @@ TranscriptFormat = Literal["json", "text", "txt", "srt", "vtt", "verbose_json", 
 """OpenAI's; `txt` (which is `text`) and `lrc` are LocalAI's."""
 
 STREAMED: frozenset[TranscriptFormat] = frozenset(("json", "text", "txt"))
-"""Formats of which a stream of text is a piece."""
+"""Formats of text alone, of which a stream of text is a piece."""
 
 ANY_LANGUAGE = frozenset(("", "auto"))
 """What clients send for "find out": `auto` is whisper.cpp's."""
@@ -121,6 +121,7 @@ def to_transcription_request(
         prompt=params.prompt,
         temperature=params.temperature,
         word_timestamps="word" in (params.timestamp_granularities or ()),
+        segment_timestamps=params.response_format not in STREAMED,
         tenant=tenant,
         request_id=request_id,
     )

@@ -128,9 +128,10 @@ def test_of_twenty_jobs_the_five_bad_ones_leave_nothing_behind(server: Server, f
             assert "../bad-path.gguf" in refused.json()["error"]["message"]
         uuids |= {reason: apply(client, **request) for reason, request in bad.items()}
         good = [apply(client, **request) for request in requests]
-        for i, uuid in enumerate(good):
+        for uuid in good:
             assert finished(client, uuid, 90)["phase"] == "completed"
-            assert chat(client, f"good-{i}").status_code == 200
+        assert {m["id"] for m in client.get("/v1/models").json()["data"]} >= {f"good-{i}" for i in range(15)}
+        assert chat(client, "good-0").status_code == chat(client, "good-14").status_code == 200
         for reasons, uuid in uuids.items():
             status = finished(client, uuid, 90)
             assert status["phase"] == "failed" and status["message"].startswith("error: ")

@@ -8,7 +8,7 @@ import pickle
 import httpx
 import pytest
 
-from api.errors import client_error, error_response
+from api.errors import client_error, error_response, let_go
 from deployments import errors
 from deployments.errors import EngineError, MantaError, ModelNotFound
 from tests.unit.http_clients import AppFactory, http_client
@@ -140,3 +140,9 @@ async def test_a_middleware_s_failure_is_an_answer_too(make_app: AppFactory, mon
         response = await client.get("/version")
     assert response.status_code == 500
     assert response.json()["error"]["message"] == "internal error"
+
+
+def test_errors_that_cause_each_other_are_let_go_of() -> None:
+    one, other = ValueError("one"), KeyError("other")
+    one.__cause__, other.__cause__ = other, one
+    let_go(one)

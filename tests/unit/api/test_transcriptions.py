@@ -302,6 +302,21 @@ async def test_a_large_file_goes_by_reference_and_leaves_nothing(
     assert mapped(uploads) == []
 
 
+@pytest.mark.parametrize("script", [[], SEGMENTS[:1]], ids=["at first", "later"])
+@pytest.mark.parametrize("stream", ["true", "false"])
+async def test_an_error_holds_no_file(
+    gateway: LocalDispatch, client: httpx.AsyncClient, uploads: Path, stream: str, script: list[Segment]
+) -> None:
+    """This one lives on, and with it its traceback, as those do that are in a cycle."""
+    gateway.result = error = EngineError("out of memory")
+    gateway.script = [*([SegmentGroup(script)] if script else []), error]
+    files = {"file": ("a.wav", bytes(3 * MIB))}
+    response = await client.post("/v1/audio/transcriptions", files=files, data={"stream": stream})
+    assert "out of memory" in response.text
+    gateway.requests.clear()
+    assert mapped(uploads) == []
+
+
 @pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1])
 async def test_files_at_the_edge_of_memory(gateway: LocalDispatch, client: httpx.AsyncClient, size: int) -> None:
     content = np.random.default_rng(2).bytes(size)
