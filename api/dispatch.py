@@ -151,11 +151,10 @@ class Dispatch:
 
     async def call(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
         """A unary method of one of the model's replicas. `large`: by way of the object store."""
-        async with self._on(model) as (local, call):
-            argument = await _stored(request) if large else request
+        async with self._on(model) as (local, call), _arguments(request, large) as arguments:
 
             async def send() -> Any:
-                response = local.method(method, stream=False, large=large).remote(argument)
+                response = local.method(method, stream=False, large=large).remote(*arguments)
                 try:
                     return await response
                 except asyncio.CancelledError:
@@ -168,12 +167,11 @@ class Dispatch:
         self, model: str, method: str, request: object, *, large: bool = False
     ) -> AsyncGenerator[Any, None]:
         """A streaming method of one of the model's replicas. Closing the iterator cancels it there."""
-        async with self._on(model) as (local, call):
-            argument = await _stored(request) if large else request
+        async with self._on(model) as (local, call), _arguments(request, large) as arguments:
             responses: list[Any] = []
 
             async def send() -> Any:
-                responses[:] = [local.method(method, stream=True, large=large).remote(argument)]
+                responses[:] = [local.method(method, stream=True, large=large).remote(*arguments)]
                 return await anext(responses[0])
 
             try:
@@ -301,12 +299,16 @@ class Dispatch:
         local.changed = asyncio.Event()
 
 
-async def _stored(request: object) -> "ray.ObjectRef[Any]":
-    """The request in Ray's object store: the replica reads its arrays there, and a second try copies nothing again.
-
-    In a thread, for a gigabyte takes half a second. The store frees it when nobody holds the reference.
-    """
-    return await asyncio.to_thread(ray.put, request)
+@asynccontextmanager
+async def _arguments(request: object, large: bool) -> AsyncIterator[list[Any]]:
+    """The request, where it is `large` in Ray's object store: the replica reads its arrays there, and a second try
+    copies nothing again. A gigabyte takes half a second: a thread's."""
+    arguments = [await asyncio.to_thread(ray.put, request) if large else request]
+    try:
+        yield arguments
+    finally:
+        # The store frees it when nobody has the reference; who has the list may live on in a cycle with an error.
+        arguments.clear()
 
 
 def _unloaded(model: str) -> MantaError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -387,3 +388,34 @@ async def test_large_requests_go_by_reference_and_are_stored_once(start: Any, mo
     assert await streamed(dispatch) != ["reference"]
     assert not any("_by_reference" in options for options in seen)
     assert len(stored) == 2
+
+
+async def test_an_error_keeps_no_reference(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it lives on, in a cycle of Ray's, say, the object store would have to as well."""
+
+    class Reference:
+        pass
+
+    references: list[weakref.ref[Reference]] = []
+
+    def put(_: object) -> Reference:
+        reference = Reference()
+        references.append(weakref.ref(reference))
+        return reference
+
+    async def fail() -> None:
+        raise EngineError("boom")
+
+    async def broken() -> AsyncIterator[int]:
+        yield 1
+        raise EngineError("boom")
+
+    monkeypatch.setattr(module.ray, "put", put)
+    controller = PaperController(card("a"))
+    controller.set("a", State.READY)
+    dispatch = await start(controller, Handle(ask=lambda _: Unary(fail), talk=lambda _: Response(broken())))
+    with pytest.raises(EngineError) as unary:
+        await dispatch.call("a", "ask", object(), large=True)
+    with pytest.raises(EngineError) as streamed:
+        [item async for item in dispatch.stream("a", "talk", object(), large=True)]
+    assert [reference() for reference in references] == [None, None], (unary, streamed)
