@@ -51,15 +51,15 @@ class TranscriptionModel:
             while (group := await ready.get()) is not None:
                 yield _with_others(group, ready)
             await running
-        except Exception as error:
+        except BaseException as error:
+            # Serve's frames, which have the request, stay with an error until the next full garbage collection, and so
+            # do ours: a file of a gigabyte must not.
             traceback.clear_frames(error.__traceback__)
+            request.audio = np.empty(0, np.uint8)
             raise
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            # Serve's frames hold the request, and an error its frames, until the next full garbage collection: a file
-            # of a gigabyte must not stay so long.
-            request.audio = np.empty(0, np.uint8)
 
     def stats(self) -> dict[str, float]:
         return {**self.engine.stats(), **self._threads.stats()}

@@ -1,9 +1,11 @@
 """TranscriptionModel on a transcriber that the test holds still."""
 
 import asyncio
+import gc
 import io
 import threading
 import wave
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -200,3 +202,18 @@ async def test_close_ends_everything() -> None:
     assert engine.closed and not engine.running
     with pytest.raises(EngineError, match="unloaded"):
         await transcription.transcribe(request(0.5))
+
+
+async def test_an_error_keeps_no_file() -> None:
+    """Where it lives on, in a cycle of Ray's, say, and the request with it: that may be a gigabyte."""
+    audio = np.frombuffer(b"no audio", np.uint8)
+    kept, reference = TranscriptionRequest(audio=audio), weakref.ref(audio)
+    del audio
+    gc.disable()
+    try:
+        with pytest.raises(InvalidRequest) as refused:
+            await TranscriptionModel(Seconds(), ModelConfig(name="t"), Path()).transcribe(kept)
+        await until(lambda: reference() is None)
+    finally:
+        gc.enable()
+    assert refused.tb
