@@ -1,6 +1,7 @@
 """Real models, installed once as a user installs them."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ RERANKER = Path(__file__).parents[1] / "fixtures" / "reranker-minilm-distilled"
 
 
 def installed(name: str) -> Path:
-    """The models directory of a model of the starter gallery."""
-    install_starter(CACHE / name, name)
+    """The models directory of a model of the starter gallery. In a thread: an async test may ask for it, too."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(install_starter, CACHE / name, name).result()
     return CACHE / name
 
 
