@@ -312,8 +312,8 @@ async def test_bad_files_leave_memory_and_the_model_as_they_were(tiny) -> None:
     good = of_file(clips()[1])
     await tiny.transcribe(good)
     process = psutil.Process()
+    zeros = np.full(500_000_000, 0, np.uint8)  # written, and so counted, before
     before = process.memory_info().rss
-    zeros = np.zeros(500_000_000, np.uint8)
     for file in [zeros, np.zeros(0, np.uint8), np.frombuffer(b"no audio " * 100_000, np.uint8), good.audio[:40]] * 3:
         with pytest.raises(InvalidRequest):
             await tiny.transcribe(TranscriptionRequest(audio=file))
