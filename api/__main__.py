@@ -140,7 +140,7 @@ def _wait_until_ready(server: ServeProcess, settings: Settings, stop: threading.
                 raise NotReady(f"{failure}\n\nThe whole log: {_short(server.log)}")
             next_check = time.monotonic() + _FAILURE_CHECK_S
         if time.monotonic() > deadline:
-            raise NotReady(f"no answer at {url(settings)} after {_START_LIMIT_S} s; see {_short(server.log)}")
+            raise NotReady(f"no answer at {settings.local_url} after {_START_LIMIT_S} s; see {_short(server.log)}")
 
 
 def _watch(server: ServeProcess, stop: threading.Event) -> None:
@@ -168,21 +168,15 @@ def _models(settings: Settings) -> list[str]:
 def _get(settings: Settings, path: str) -> httpx.Response:
     key = settings.api_keys[0].get_secret_value() if settings.api_keys else ""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.get(url(settings) + path, headers=headers, timeout=10, trust_env=False)
-
-
-def url(settings: Settings) -> str:
-    """Where a client on this machine reaches the server."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 – compared, not bound
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    return httpx.get(settings.local_url + path, headers=headers, timeout=10, trust_env=False)
 
 
 def banner(settings: Settings, models: list[str], log: Path) -> str:
     """What a user wants to know once the server is up."""
     lines = [
         "",
-        f"Manta is up:  {url(settings)}",
-        f"API:          {url(settings)}/swagger/",
+        f"Manta is up:  {settings.local_url}",
+        f"API:          {settings.local_url}/swagger/",
         f"Log:          {_short(log)}",
         "Stop:         Ctrl-C",
         "",
@@ -191,7 +185,7 @@ def banner(settings: Settings, models: list[str], log: Path) -> str:
         return "\n".join([*lines, "No model is installed. To see what there is: .venv/bin/python -m gallery list", ""])
     key = ' \\\n    -H "Authorization: Bearer $API_KEY"' if settings.api_keys else ""
     body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    curl = f"curl {url(settings)}/v1/chat/completions{key} \\\n    -H 'Content-Type: application/json' -d '{body}'"
+    curl = f"curl {settings.local_url}/v1/chat/completions{key} \\\n    -H 'Content-Type: application/json' -d '{body}'"
     return "\n".join([*lines, curl, ""])
 
 

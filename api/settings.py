@@ -136,6 +136,12 @@ class Settings(Section):
         return parse_address(self.address)[1]
 
     @property
+    def local_url(self) -> str:
+        """Where a client on this machine reaches the server."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 – compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
     def logging_level(self) -> str:
         """As `logging` names it."""
         return "DEBUG" if self.debug else LOG_LEVELS[self.log_level]

@@ -49,9 +49,7 @@ def table(
         f"|---|---|{'--:|' * (len(COLUMNS) - 3)}---|",
     ]
     for scenario in scenarios:
-        by_name = {
-            name: [run for run in runs if (run.scenario, run.subject) == (scenario.name, name)] for name in names
-        }
+        by_name = {name: _of(runs, scenario, name) for name in names}
         lines += [_row(scenario, name, by_name[name], by_name.get(OURS, [])) for name in names]
     return "\n".join([*lines, "", _at_rest(runs)]).strip()
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 import typer
 from rich.console import Console
 
-from api.settings import Settings, load_settings
+from api.settings import load_settings
 from deployments.errors import MantaError
 from gallery.client import RunningServer
 from gallery.galleries import Available, Page
@@ -164,20 +164,14 @@ async def _opened(server: str, offline: bool, models_path: Path | None = None) -
     if models_path:
         settings = settings.model_copy(update={"models_path": models_path})
     if not offline and not models_path:
-        async with RunningServer(server or _address(settings), key) as running:
+        async with RunningServer(server or settings.local_url, key) as running:
             if server or await running.is_ready():
-                _note(f"on the server {server or _address(settings)}")
+                _note(f"on the server {server or settings.local_url}")
                 yield running
                 return
     async with ModelsDirectory(settings.gallery_settings()) as directory:
         _note(f"without a server, in {settings.models_path}")
         yield directory
-
-
-def _address(settings: Settings) -> str:
-    """Where a client on this machine reaches the server."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 – compared, not bound
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 async def _interruptible(target: Target, work: Coroutine[Any, Any, T]) -> T:

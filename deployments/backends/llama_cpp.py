@@ -14,9 +14,10 @@ from deployments.backends.base import Generate, Progress, TokenGroup
 from deployments.backends.jobs import Job, Output
 from deployments.backends.llama_batching import Scheduler
 from deployments.backends.llama_decoder import LlamaDecoder
-from deployments.backends.llama_params import context_params, lora_files, model_params
+from deployments.backends.llama_params import context_params, model_params
 from deployments.backends.llama_sampling import LlamaSampler
 from deployments.backends.llama_vocab import LlamaModel, LlamaVocab
+from deployments.backends.lora import lora_files
 from deployments.backends.slots import Slots
 from deployments.backends.token_stream import TokenStream
 from deployments.config import ModelConfig

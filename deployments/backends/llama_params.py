@@ -1,7 +1,6 @@
 """From a model's config to llama.cpp's parameters."""
 
 import ctypes
-from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -119,14 +118,6 @@ def _set_common(params: llama_cpp.llama_context_params, config: ModelConfig) -> 
     for name in COPIED:
         if (value := getattr(config, name)) is not None:
             setattr(params, name, value)
-
-
-def lora_files(config: ModelConfig, models_path: Path) -> list[tuple[Path, float]]:
-    """The LoRA adapters to apply, each with its scale."""
-    files = [*([config.lora_adapter] if config.lora_adapter else []), *(config.lora_adapters or [])]
-    scales = [*([config.lora_scale] if config.lora_adapter else []), *(config.lora_scales or [])]
-    scales += [None] * (len(files) - len(scales))
-    return [(models_path / file, 1.0 if scale is None else scale) for file, scale in zip(files, scales, strict=False)]
 
 
 def _choice(field: str, config: ModelConfig, choices: dict[Any, int]) -> int:

@@ -56,7 +56,7 @@ def test_address_and_replicas_go_into_a_copy(tmp_path: Path) -> None:
     ],
 )
 def test_url_is_one_that_a_client_here_can_use(tmp_path: Path, address: str, url: str) -> None:
-    assert launcher.url(settings(tmp_path, ADDRESS=address)) == url
+    assert settings(tmp_path, ADDRESS=address).local_url == url
 
 
 def test_banner_has_a_curl_line_that_a_shell_can_run(tmp_path: Path) -> None:

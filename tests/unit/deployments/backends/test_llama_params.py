@@ -7,7 +7,8 @@ import pytest
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
-from deployments.backends.llama_params import context_params, encoder_params, lora_files, model_params  # noqa: E402
+from deployments.backends.llama_params import context_params, encoder_params, model_params  # noqa: E402
+from deployments.backends.lora import lora_files  # noqa: E402
 from deployments.config import ModelConfig  # noqa: E402
 from deployments.config_blocks import Parameters  # noqa: E402
 from deployments.errors import ConfigInvalid  # noqa: E402
