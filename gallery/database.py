@@ -1,5 +1,7 @@
 """The server's database, SQLite or PostgreSQL, through SQLAlchemy: connections and transactions, no tables."""
 
+import sqlite3
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +22,11 @@ _DRIVERS = {
     "postgresql+psycopg": "postgresql+psycopg",
 }
 """What a URL may begin with → dialect and driver."""
+_BUSY_S = 30.0
+"""How long to wait for another process's transaction."""
+_BUSY_POLL_S = 0.05
 _CONNECT_ARGS: dict[str, dict[str, Any]] = {
-    "sqlite": {"timeout": 30.0},  # seconds to wait for another process's transaction (SQLite's busy_timeout)
+    "sqlite": {"timeout": _BUSY_S},  # SQLite's busy_timeout
     "postgresql": {"connect_timeout": 10},
 }
 _LOCKS = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7240921)"}
@@ -63,12 +68,29 @@ class Database:
         """Make its folder, and turn write-ahead logging on, which the file keeps: readers don't wait for a writer."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            deadline = time.monotonic() + _BUSY_S
+            while not self._turned_to_wal():
+                if time.monotonic() > deadline:
+                    raise ConfigInvalid(f"database_url: {path} was locked by another process for {_BUSY_S:.0f} s")
+                time.sleep(_BUSY_POLL_S)
         except OSError as error:
             raise ConfigInvalid(f"database_url: {error.filename}: {error.strerror}") from error
         except DatabaseError as error:
             raise ConfigInvalid(f"database_url: {path} can't be used as an SQLite database: {error.orig}") from error
+
+    def _turned_to_wal(self) -> bool:
+        """False while another process holds the file: this pragma, unlike others, may not wait for it.
+
+        SQLite leaves the busy handler out where waiting could be a deadlock (sqlite3_busy_handler's documentation).
+        """
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     @contextmanager
     def _translated(self) -> Generator[None, None, None]:
