@@ -39,17 +39,28 @@ class Call:
     receive: Receive
 
     async def answer(
-        self, model: str, method: str, request: object, answer: TextAnswer, *, stream: bool | None
+        self,
+        model: str,
+        method: str,
+        request: object,
+        answer: TextAnswer,
+        *,
+        stream: bool | None,
+        large: bool = False,
     ) -> Response:
-        """The answer of a replica's `method`, or as it is made by `stream_<method>`."""
+        """The answer of a replica's `method`, or as it is made by `stream_<method>`. `large`: as of the gateway."""
         if stream:
-            groups = self.gateway.stream(model, f"stream_{method}", request)
+            groups = self.gateway.stream(model, f"stream_{method}", request, large=large)
             return EventStream(groups, answer.events, self.settings.keepalive)
-        return json_response(answer.whole(await self.result(model, method, request)))
+        return json_response(answer.whole(await self.result(model, method, request, large=large)))
 
-    async def result(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
-        """The result of a replica's `method`; the replica stops when the client leaves. `large`: as of the gateway."""
-        return await unless_gone(self.receive, self.gateway.call(model, method, request, large=large))
+    async def result(
+        self, model: str, method: str, request: object, *, large: bool = False, merged: bool = False
+    ) -> Any:
+        """The result of a replica's `method`; the replica stops when the client leaves. `large`, `merged`: as of the
+        gateway."""
+        answer = self.gateway.call(model, method, request, large=large, merged=merged)
+        return await unless_gone(self.receive, answer)
 
     async def each(self, model: str, method: str, request: object, take: Callable[[Any], Awaitable[None]]) -> None:
         """Give what a replica's streaming `method` makes to `take`, one item after the other; as `result` else."""

@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from api.merging import Merger
 from api.ray_errors import translated
 from deployments.backends.base import ModelCard, Task
 from deployments.errors import (
@@ -109,6 +110,7 @@ class Dispatch:
         self._models: dict[str, Local] = {}
         self._cards: dict[str, ModelCard] = {}
         self._synced = False
+        self._merger = Merger(self._call)
         self._syncing = asyncio.create_task(self._sync(), name="sync")
 
     # ---- what is there ----
@@ -149,8 +151,13 @@ class Dispatch:
 
     # ---- calls ----
 
-    async def call(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
+    async def call(self, model: str, method: str, request: object, *, large: bool = False, merged: bool = False) -> Any:
         """A unary method of one of the model's replicas. `large`: by way of the object store."""
+        if merged:
+            return await self._merger.call(model, method, request)
+        return await self._call(model, method, request, large=large)
+
+    async def _call(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
         async with self._on(model) as (local, call), _arguments(request, large) as arguments:
 
             async def send() -> Any:

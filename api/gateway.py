@@ -23,10 +23,11 @@ class Gateway(Protocol):
         """
         ...
 
-    async def call(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
+    async def call(self, model: str, method: str, request: object, *, large: bool = False, merged: bool = False) -> Any:
         """The answer of a replica's method. Waits for a cold model, up to the request's deadline.
 
         `large`: request or answer may have megabytes, and cross by reference. Small ones are slower that way.
+        `merged`: the request is small and may go with others of the same moment, where the replica has `<method>_each`.
         """
         ...
 

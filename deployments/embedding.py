@@ -1,5 +1,7 @@
 """Embeddings as a deployment: texts or token ids in, vectors out, in pieces where there are many."""
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -7,8 +9,10 @@ from pathlib import Path
 from deployments.backends.base import Embedder, EmbedRequest, RerankRequest, Scores, Tokens, Vectors
 from deployments.config import ModelConfig
 from deployments.encoding import EncodingPipeline
-from deployments.errors import InvalidRequest
+from deployments.errors import EngineError, InvalidRequest, MantaError
 from deployments.rerank import cosine_scores, normalised
+
+logger = logging.getLogger("manta.embedding")
 
 
 class EmbeddingModel:
@@ -29,6 +33,11 @@ class EmbeddingModel:
             truncated=sum(piece.truncated for piece in pieces),
         )
 
+    async def embed_each(self, requests: Sequence[EmbedRequest]) -> list[Vectors | MantaError]:
+        """The answers to several requests that crossed together; one that fails, fails alone."""
+        results = await asyncio.gather(*map(self.embed, requests), return_exceptions=True)
+        return [_answered(result) for result in results]
+
     async def stream_embed(self, request: EmbedRequest) -> AsyncGenerator[Vectors, None]:
         """Pieces of some hundred rows in the order of the inputs, each as soon as it is ready.
 
@@ -40,8 +49,9 @@ class EmbeddingModel:
                 "dimensions"
             )
 
-        def tokenize(inputs: Sequence[str | list[int]], truncate: bool) -> list[Tokens]:
-            return self.engine.tokenize(inputs, truncate=truncate)
+        def tokenize(inputs: Sequence[str | bytes], truncate: bool) -> list[Tokens]:
+            read = [item if isinstance(item, str) else memoryview(item).cast("i") for item in inputs]
+            return self.engine.tokenize(read, truncate=truncate)
 
         encoded = self._pipeline.encode(request.inputs, tokenize, truncate=request.truncate, tenant=request.tenant)
         async with aclosing(encoded) as pieces:
@@ -58,3 +68,10 @@ class EmbeddingModel:
 
     def close(self) -> None:
         self._pipeline.close()
+
+
+def _answered(result: Vectors | BaseException) -> Vectors | MantaError:
+    if isinstance(result, (Vectors, MantaError)):
+        return result
+    logger.error("an embedding request failed", exc_info=result)
+    return EngineError(f"{type(result).__name__}: {result}")

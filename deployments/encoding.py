@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from deployments.backends.base import Encoder, Tokens
@@ -12,6 +13,7 @@ from deployments.batching import Batcher
 from deployments.config import ModelConfig
 from deployments.errors import InvalidRequest, Overloaded
 from deployments.input_queue import Owner
+from deployments.thread_jobs import ThreadJobs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 PIECE_INPUTS = 256
 PIECE_CHARACTERS = 100_000
 """A piece has at most so many of both: it is tokenized in some 10 ms, and queued in less than one."""
+SHORT_PIECE = 16
+"""Inputs of a piece that is tokenized in a thread with those of other requests."""
 PIECES_AHEAD = 16
 """Pieces of a request that are tokenized and unanswered: enough to choose from for batches of one length."""
 
-InputT = TypeVar("InputT", str, "str | list[int]")
+InputT = TypeVar("InputT", str, "str | bytes")
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class EncodingPipeline:
         self._truncate = config.truncate is not False
         self._max_queued = -1 if config.max_queued_requests is None else config.max_queued_requests
         self._requests: set[Owner] = set()
+        self._short_jobs = ThreadJobs()
 
     async def encode(
         self,
@@ -69,7 +74,9 @@ class EncodingPipeline:
         with self._admitted(tenant) as owner:
             try:
                 for start, end in _pieces(inputs):
-                    tokens = await asyncio.to_thread(tokenized, start, end)
+                    work = partial(tokenized, start, end)
+                    short = end - start <= SHORT_PIECE
+                    tokens = await (self._short_jobs.run(work) if short else asyncio.to_thread(work))
                     pieces.append(asyncio.create_task(self._encoded(tokens, owner)))
                     while len(pieces) == PIECES_AHEAD or (pieces and pieces[0].done()):
                         yield await pieces.popleft()

@@ -39,7 +39,7 @@ class ImageModel:
     async def paint(self, request: ImageRequest) -> ImageResult:
         pictures = await self._pictures(request)
         images: dict[int, bytes] = {}
-        async with aclosing(self._painted(replace(request, partial_images=0), pictures)) as events:
+        async with aclosing(self._painted(request, pictures, progress=False)) as events:
             async for event in events:
                 images |= event.finished
         first = pictures[0]
@@ -50,7 +50,7 @@ class ImageModel:
 
         Raises InvalidRequest, UnsupportedParameter, Overloaded, EngineError.
         """
-        async with aclosing(self._painted(request, await self._pictures(request))) as events:
+        async with aclosing(self._painted(request, await self._pictures(request), progress=True)) as events:
             async for event in events:
                 yield event
 
@@ -62,8 +62,10 @@ class ImageModel:
         self._studio.close()
         self.engine.close()
 
-    async def _painted(self, request: ImageRequest, pictures: list[Picture]) -> AsyncGenerator[ImageEvent, None]:
-        order = Order(pictures, request.tenant, request.partial_images)
+    async def _painted(
+        self, request: ImageRequest, pictures: list[Picture], *, progress: bool
+    ) -> AsyncGenerator[ImageEvent, None]:
+        order = Order(pictures, request.tenant, request.partial_images, progress)
         done = [0] * len(pictures)
         steps = [picture.steps for picture in pictures]
         async with aclosing(self._studio.paint(order)) as updates:

@@ -38,6 +38,8 @@ class Order:
     tenant: str = ""
     previews: int = 0
     """Of each picture, spread over its steps."""
+    progress: bool = True
+    """It is told after each step. Waking the event loop so often takes the interpreter from the painter."""
     updates: "asyncio.Queue[Update | Exception]" = field(default_factory=asyncio.Queue)
     started: bool = False
     """One of its pictures has been taken."""
@@ -188,7 +190,7 @@ class Studio:
 
         def step(done: int, steps: int, preview: "Callable[[int], NDArray[np.uint8]]") -> list[bool]:
             for place, commission in enumerate(batch):
-                if commission.order.wanted:
+                if commission.order.wanted and commission.order.progress:
                     shown = preview(place) if done in preview_steps(steps, commission.order.previews) else None
                     update = Update(commission.index, done, steps, shown)
                     loop.call_soon_threadsafe(commission.order.updates.put_nowait, update)

@@ -10,6 +10,7 @@ import numpy as np
 from deployments.backends.base import Embedder, Reranker, RerankRequest, Scores, Tokens
 from deployments.config import ModelConfig
 from deployments.encoding import Encoded, EncodingPipeline
+from deployments.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,13 +49,22 @@ async def _pair_scores(pipeline: EncodingPipeline, engine: Reranker, request: Re
 async def cosine_scores(pipeline: EncodingPipeline, engine: Embedder, request: RerankRequest) -> Scores:
     """Cosine similarity of the query's embedding to each document's, -1 to 1."""
 
-    def tokenize(texts: Sequence[str], truncate: bool) -> list[Tokens]:
-        return engine.tokenize(texts, truncate=truncate)
-
-    query = await _whole(pipeline, request, [request.query], tokenize)
-    documents = await _whole(pipeline, request, request.documents, tokenize)
+    query = await _whole(pipeline, request, [request.query], _tokenizer(engine, "input[0]", "query"))
+    documents = await _whole(pipeline, request, request.documents, _tokenizer(engine, "input[", "documents["))
     scores = normalised(documents.rows) @ normalised(query.rows)[0]
     return Scores(scores.tolist(), query.tokens + documents.tokens, query.truncated + documents.truncated)
+
+
+def _tokenizer(engine: Embedder, named: str, name: str) -> Callable[[Sequence[str], bool], list[Tokens]]:
+    """The embedder's own, whose errors name an input as this request does: `name` for `named`."""
+
+    def tokenize(texts: Sequence[str], truncate: bool) -> list[Tokens]:
+        try:
+            return engine.tokenize(texts, truncate=truncate)
+        except InvalidRequest as error:
+            raise type(error)(error.message.replace(named, name, 1)).at(name.rstrip("[")) from None
+
+    return tokenize
 
 
 async def _whole(

@@ -16,6 +16,9 @@ router = APIRouter(route_class=JSONRoute, tags=["Embeddings"])
 AT_ONCE = 256
 """Inputs whose vectors come from the replica together; more come in pieces, for they take a while."""
 
+SMALL_CHARACTERS = 4096
+"""A request of so little text may go to the replica with others of its moment."""
+
 _ANSWER: dict[int | str, dict[str, Any]] = {200: {"model": CreateEmbeddingResponse}}
 
 
@@ -33,10 +36,11 @@ async def create_engine_embedding(body: EmbeddingCreateParams, call: Caller, mod
 
 async def _embed(body: EmbeddingCreateParams, call: Call, name: str | None) -> Response:
     card = call.gateway.resolve(name, Task.EMBEDDING)
-    request = to_embed_request(body, tenant=call.tenant)
+    request = await to_embed_request(body, tenant=call.tenant)
     answer = EmbeddingAnswer(name or card.name, base64=body.encoding_format == "base64")
     if len(request.inputs) <= AT_ONCE:
-        await answer.add(await call.result(card.name, "embed", request))
+        small = sum(map(len, request.inputs)) <= SMALL_CHARACTERS
+        await answer.add(await call.result(card.name, "embed", request, merged=small))
     else:
         await call.each(card.name, "stream_embed", request, answer.add)
     return answer.response()

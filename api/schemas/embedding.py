@@ -1,5 +1,7 @@
 """Embeddings: the request, and the object that answers it."""
 
+import asyncio
+from array import array
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
@@ -10,6 +12,11 @@ from api.schemas.truncation import Truncate
 from api.schemas.usage import PromptUsage
 from api.validation import kind
 from deployments.backends.base import EmbedRequest
+from deployments.errors import InvalidRequest
+
+MANY = 20_000
+"""Token ids, or characters, that are looked at in a millisecond; more are in a thread."""
+LARGEST_ID = 2**31 - 1
 
 _TEXT = {"type": "string", "minLength": 1}
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -28,23 +35,31 @@ def _inputs(value: object) -> object:
     if type(inputs[0]) is int:
         inputs = [inputs]
     for place, item in enumerate(inputs):
-        if mistake := _mistake(item):
+        if not (item and isinstance(item, (str, list))):
             name = "the input" if inputs is not value else f"input[{place}]"
-            raise ValueError(f"expected non-empty strings or arrays of token ids, but {name} is {mistake}")
+            raise ValueError(_mistake(name, _empty_or_kind(item)))
     return inputs
 
 
-def _mistake(item: object) -> str | None:
-    """Why this is no input. What ids the model has, its tokenizer knows."""
-    if isinstance(item, str):
-        return None if item else "an empty string"
-    if not isinstance(item, list):
-        return kind(item)
-    if not item:
-        return "an empty array"
-    if others := set(map(type, item)) - {int}:  # at C's speed: a body may hold millions of ids
-        return f"an array that holds {kind(next(one for one in item if type(one) in others))}"
-    return "an array that holds a negative number" if min(item) < 0 else None
+def _empty_or_kind(item: object) -> str:
+    return "an empty string" if item == "" else "an empty array" if item == [] else kind(item)
+
+
+def _mistake(name: str, what: str) -> str:
+    return f"expected non-empty strings or arrays of token ids, but {name} is {what}"
+
+
+def _ids(ids: Any, place: int) -> bytes:
+    """What ids the model has, its tokenizer knows. Raises InvalidRequest."""
+    if others := set(map(type, ids)) - {int}:  # at C's speed
+        what = kind(next(one for one in ids if type(one) in others))
+    elif min(ids) < 0:
+        what = "a negative number"
+    elif max(ids) > LARGEST_ID:
+        what = f"{max(ids)}, which is no token id"
+    else:
+        return array("i", ids).tobytes()
+    raise InvalidRequest(f"Invalid 'input': {_mistake(f'input[{place}]', f'an array that holds {what}')}.").at("input")
 
 
 class EmbeddingCreateParams(WireModel):
@@ -84,7 +99,13 @@ class CreateEmbeddingResponse(BaseModel):
     usage: PromptUsage
 
 
-def to_embed_request(wire: EmbeddingCreateParams, *, tenant: str) -> EmbedRequest:
-    """The replica's form of an embedding request."""
+async def to_embed_request(wire: EmbeddingCreateParams, *, tenant: str) -> EmbedRequest:
+    """The replica's form of an embedding request. Raises InvalidRequest for what can't be a token id."""
     report_ignored(wire.model_extra or ())
-    return EmbedRequest(inputs=wire.input, dimensions=wire.dimensions, truncate=wire.truncate, tenant=tenant)
+    many = sum(map(len, wire.input)) > MANY
+    inputs = await asyncio.to_thread(_checked, wire.input) if many else _checked(wire.input)
+    return EmbedRequest(inputs=inputs, dimensions=wire.dimensions, truncate=wire.truncate, tenant=tenant)
+
+
+def _checked(inputs: list[Any]) -> list[str | bytes]:
+    return [item if isinstance(item, str) else _ids(item, place) for place, item in enumerate(inputs)]

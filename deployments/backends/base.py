@@ -4,7 +4,7 @@ Standard-library dataclasses only. They are pickled between processes whose envi
 versions of every package, and engines must import without Ray and without FastAPI.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -28,7 +28,8 @@ class Task(StrEnum):
     VAD = "vad"
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+"""Why an answer ends. Engines say `stop` or `length`; `tool_calls`: the message calls tools."""
 
 Progress = Callable[[float], None]
 """Called by a loading engine with the fraction done, 0 to 1, from any thread."""
@@ -64,11 +65,20 @@ class Sampling:
 
 
 @dataclass(slots=True)
+class Media:
+    """A picture or a sound that stands in a prompt."""
+
+    kind: Literal["image", "audio"]
+    data: bytes
+    """The file as it was sent: PNG, JPEG, WAV, …"""
+
+
+@dataclass(slots=True)
 class Generate:
     """One sequence to generate."""
 
     tokens: list[int]
-    """The prompt. At least one id."""
+    """The prompt. At least one id, unless there is `media`."""
     sampling: Sampling
     max_tokens: int | None = None
     """None: until an end-of-generation token or the end of the context."""
@@ -76,12 +86,18 @@ class Generate:
     """GBNF (llama.cpp's grammar format)."""
     json_schema: dict[str, Any] | None = None
     """The output must be a JSON document that this schema accepts."""
+    lark: str | None = None
+    """The output must match this grammar, in llguidance's form of Lark (its docs/syntax.md)."""
     top_logprobs: int | None = None
     """None: no logprobs. k: the token's own and the k most likely ones'."""
     tenant: str = ""
     """Whose request this is; the queue for slots is fair between tenants."""
     resume: list[int] = field(default_factory=list)
     """Ids generated already (by a replica that died): replayed into sampler and constraint, not sent again."""
+    prompt: str = ""
+    """With `media` the prompt is this text, in which the engine finds the places of the media; `tokens` is empty."""
+    media: list[Media] = field(default_factory=list)
+    """In the order of their places."""
 
 
 @dataclass(slots=True)
@@ -101,7 +117,11 @@ class Token:
 
     id: int
     text: bytes
-    """Its bytes: may be part of a UTF-8 character, or empty for a control token."""
+    """Its bytes: may be part of a UTF-8 character, or empty for a control token.
+
+    Control tokens that mark tool calls or reasoning (`<tool_call>`, `<think>`, …) are empty, too: the chat core finds
+    their ids by `tokenize(mark, special=True)` and shows their text itself (`text.marks`).
+    """
     logprob: TokenLogprob | None = None
 
 
@@ -114,6 +134,8 @@ class TokenGroup:
     """`stop`: an end-of-generation token (not among `tokens`). `length`: max_tokens or the context's end."""
     cached_tokens: int = 0
     """Prompt tokens whose KV cells were reused, on the first group."""
+    prompt_tokens: int | None = None
+    """On the first group of a prompt with media, whose length only the engine knows."""
 
 
 class TextEngine(Protocol):
@@ -125,12 +147,17 @@ class TextEngine(Protocol):
     """The model's own Jinja template."""
     special_tokens: dict[str, str]
     """`bos_token` and `eos_token`, as text, for the chat template."""
+    media_markers: Mapping[str, str | None]
+    """Kind of Media that the model reads → the text that stands for one in a prompt; None: the model's chat template
+    writes it where a message has a part `{"type": <kind>}`. Empty: it reads text only."""
 
     def tokenize(self, text: str, *, add_bos: bool, special: bool) -> list[int]:
         """`special`: text like `<|im_end|>` becomes its control token. Thread-safe."""
         ...
 
-    def detokenize(self, tokens: list[int]) -> bytes: ...
+    def detokenize(self, tokens: list[int]) -> bytes:
+        """As `Token.text`: nothing for a control token. Thread-safe."""
+        ...
 
     def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
         """Closing the generator frees the slot at the next decode step.
@@ -192,7 +219,7 @@ class Encoder(Protocol):
 class Embedder(Encoder, Protocol):
     """Embeds texts. Rows are as the model's own files say: pooled, and normalised where they say so."""
 
-    def tokenize(self, inputs: Sequence[str | list[int]], *, truncate: bool) -> list[Tokens]:
+    def tokenize(self, inputs: Sequence[str | Sequence[int]], *, truncate: bool) -> list[Tokens]:
         """Texts, or ids of this model's tokenizer without special tokens. Blocking, thread-safe.
 
         Raises InvalidRequest for an id that is none, ContextLengthExceeded with both numbers for an input that is
@@ -393,11 +420,22 @@ class TextRequest:
 
 @dataclass(slots=True, kw_only=True)
 class ChatRequest(TextRequest):
-    """`messages` are OpenAI's wire messages as plain dicts; `content` a string, None, or a list of parts."""
+    """`messages` are OpenAI's wire messages as plain dicts; `content` a string, None, or a list of parts.
+
+    A part is `{"type": "text", "text": …}`, or `{"type": "image" | "audio", "index": i}` for `media[i]`.
+    """
 
     messages: list[dict[str, Any]]
+    media: list[Media] = field(default_factory=list)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Extra variables for the chat template (`chat_template_kwargs`)."""
+    """Extra variables for the chat template (`chat_template_kwargs`, `reasoning_effort`)."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """OpenAI's `{"type": "function", "function": {name, description, parameters, strict}}`; names are unique."""
+    tool_choice: Literal["none", "auto", "required"] = "auto"
+    tool_name: str | None = None
+    """The one tool that must be called, with `required`."""
+    parallel_tool_calls: bool = True
+    """One answer may hold several calls."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -417,15 +455,31 @@ class EditRequest(TextRequest):
 
 
 @dataclass(slots=True)
+class ToolCallDelta:
+    """A piece of one tool call of a choice."""
+
+    index: int
+    """Place of the call in its message, from 0. A call's pieces are not mixed with the next one's."""
+    id: str = ""
+    """`call_…`, on the call's first piece alone, and so is the name."""
+    name: str = ""
+    arguments: str = ""
+    """A piece of the JSON text."""
+
+
+@dataclass(slots=True)
 class Delta:
     """A piece of one choice."""
 
     index: int
     text: str = ""
+    """Of the message's content; without reasoning and tool calls."""
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] | None = None
     token_ids: list[int] = field(default_factory=list)
     """All ids generated since this choice's last delta, also those whose text is still held back: enough to resume."""
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -452,6 +506,9 @@ class Choice:
     text: str
     finish_reason: FinishReason
     logprobs: list[TokenLogprob] | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+    """Whole calls, one for each."""
 
 
 @dataclass(slots=True)
@@ -471,7 +528,8 @@ class TokenizeRequest:
 class EmbedRequest:
     """Texts, or token ids, to embed."""
 
-    inputs: list[str | list[int]]
+    inputs: list[str | bytes]
+    """Texts, or ids of the model's tokenizer as int32 in the machine's byte order: millions of them cross at once."""
     dimensions: int | None = None
     """Cut each vector to so many and normalise it again. None: the model's own."""
     truncate: bool | None = None

@@ -74,7 +74,7 @@ class EchoEmbedder(_EchoEncoder):
         super().__init__(max_length, options)
         self.width = int(options.get("width", BYTES))
 
-    def tokenize(self, inputs: Sequence[str | list[int]], *, truncate: bool) -> list[Tokens]:
+    def tokenize(self, inputs: Sequence[str | Sequence[int]], *, truncate: bool) -> list[Tokens]:
         return [self._fitted(_ids(item, f"input[{i}]"), truncate, f"input[{i}]") for i, item in enumerate(inputs)]
 
     def _row(self, tokens: Tokens) -> "NDArray[np.float64]":
@@ -102,8 +102,8 @@ class EchoReranker(_EchoEncoder):
         return np.array([sum(byte in document for byte in query) / max(len(query), 1)])
 
 
-def _ids(item: str | list[int], name: str) -> list[int]:
-    ids = list(item.encode()) if isinstance(item, str) else item
+def _ids(item: str | Sequence[int], name: str) -> list[int]:
+    ids = list(item.encode() if isinstance(item, str) else item)
     if bad := next((token for token in ids if not 0 <= token < BYTES), None):
         raise InvalidRequest(f"{name}: token id {bad} is out of range: this model has {BYTES} tokens").at("input")
     return ids

@@ -65,8 +65,8 @@ class InputTemplate:
 
 def check_ids(ids: Sequence[int], size: int, index: int) -> None:
     """Ids that a client gives as input `index`. Raises InvalidRequest for one that the vocabulary hasn't."""
-    wrong = next((token for token in ids if not 0 <= token < size), None)
-    if wrong is not None:
+    if ids and (min(ids) < 0 or max(ids) >= size):
+        wrong = next(token for token in ids if not 0 <= token < size)
         message = f"input[{index}]: {wrong} is no token of this model: ids go from 0 to {size - 1}"
         raise InvalidRequest(message).at("input")
 

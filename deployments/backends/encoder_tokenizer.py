@@ -45,7 +45,7 @@ class EncoderTokenizer:
         """Tokens before an input's own, special ones among them. 0 without a prompt."""
         return len(self._single.before) + len(self._prompt_ids) if self._prompt_ids else 0
 
-    def tokenize(self, inputs: Sequence[str | list[int]], *, truncate: bool) -> list[Tokens]:
+    def tokenize(self, inputs: Sequence[str | Sequence[int]], *, truncate: bool) -> list[Tokens]:
         """As `base.Embedder.tokenize`."""
         texts = iter(self._encode([self._prompt + text for text in inputs if isinstance(text, str)]))
         bodies = (
@@ -62,9 +62,9 @@ class EncoderTokenizer:
         encodings = self._tokenizer.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def _given(self, ids: list[int], index: int) -> list[int]:
+    def _given(self, ids: Sequence[int], index: int) -> Sequence[int]:
         check_ids(ids, self._size, index)
-        return self._prompt_ids + ids
+        return [*self._prompt_ids, *ids] if self._prompt_ids else ids
 
 
 def _template(probe: Encoding, *, last: int, keep_end: bool) -> InputTemplate:

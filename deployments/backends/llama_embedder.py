@@ -133,11 +133,11 @@ class LlamaEmbedder(LlamaEncoder):
 
     cross_encoder = False
 
-    def tokenize(self, inputs: Sequence[str | list[int]], *, truncate: bool) -> list[Tokens]:
+    def tokenize(self, inputs: Sequence[str | Sequence[int]], *, truncate: bool) -> list[Tokens]:
         bodies = (self._ids(item, index) for index, item in enumerate(inputs))
         return self._template.singles(bodies, self.max_length, truncate=truncate)
 
-    def _ids(self, item: str | list[int], index: int) -> list[int]:
+    def _ids(self, item: str | Sequence[int], index: int) -> Sequence[int]:
         vocab = self._vocab
         if isinstance(item, str):
             return vocab.tokenize(item, add_bos=False, special=True)

@@ -54,7 +54,7 @@ class SentenceEmbedder(TorchEncoder):
         model: Any = loaded.model
         super().__init__(loaded, width=model.get_embedding_dimension())
 
-    def tokenize(self, inputs: Sequence[str | list[int]], *, truncate: bool) -> list[Tokens]:
+    def tokenize(self, inputs: Sequence[str | Sequence[int]], *, truncate: bool) -> list[Tokens]:
         return self._tokenizer.tokenize(inputs, truncate=truncate)
 
     def _rows(self, model: torch.nn.Module, features: dict[str, Any]) -> torch.Tensor:

@@ -74,7 +74,7 @@ class LocalDispatch:
             raise InvalidRequest(f"The model {name!r} is not for {task}.").at("model")
         return self.resolve(card.alias_of, task) if card.alias_of else card
 
-    async def call(self, model: str, method: str, request: object, *, large: bool = False) -> Any:
+    async def call(self, model: str, method: str, request: object, *, large: bool = False, merged: bool = False) -> Any:
         self.requests.append((model, method, request))
         self.large = large
         try:

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ def model(options: list[str] | None = None, **fields: Any) -> EmbeddingModel:
     return EmbeddingModel(EchoEmbedder.load(config, Path(), lambda _: None), config, Path())
 
 
+def ids(numbers: Iterable[int]) -> bytes:
+    return array("i", list(numbers)).tobytes()
+
+
 def rows(vectors: Vectors) -> np.ndarray:
     return np.frombuffer(vectors.data, "<f4").reshape(-1, vectors.width)
 
@@ -36,7 +41,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def test_texts_and_their_ids_embed_alike_in_order() -> None:
     texts = ["hällo", "", "a", "hällo", "zz" * 400]
-    vectors = await model().embed(EmbedRequest(inputs=[*texts, list(b"a")]))
+    vectors = await model().embed(EmbedRequest(inputs=[*texts, ids(b"a")]))
     found = rows(vectors)
     assert found.shape == (6, 256)
     assert np.allclose(found[0], found[3])
@@ -47,7 +52,7 @@ async def test_texts_and_their_ids_embed_alike_in_order() -> None:
 
 
 async def test_the_stream_is_the_answer_in_pieces() -> None:
-    inputs: list[str | list[int]] = [f"{i} " * (1 + i % 40) for i in range(1000)]
+    inputs: list[str | bytes] = [f"{i} " * (1 + i % 40) for i in range(1000)]
     whole = await model().embed(EmbedRequest(inputs=inputs))
     pieces = [piece async for piece in model().stream_embed(EmbedRequest(inputs=inputs))]
     assert [len(piece.data) // 4 // piece.width for piece in pieces] == [256, 256, 256, 232]
@@ -56,7 +61,7 @@ async def test_the_stream_is_the_answer_in_pieces() -> None:
 
 
 async def test_pieces_are_small_in_text_too() -> None:
-    inputs: list[str | list[int]] = ["x" * 60_000, "y" * 60_000, "z", list(b"w" * 100_001), "v"]
+    inputs: list[str | bytes] = ["x" * 60_000, "y" * 60_000, "z", ids(b"w" * 25_001), "v"]
     pieces = [piece async for piece in model(["width:4"]).stream_embed(EmbedRequest(inputs=inputs))]
     assert [len(piece.data) // 16 for piece in pieces] == [1, 2, 1, 1]
 
@@ -99,8 +104,8 @@ async def test_too_long_inputs_are_cut_as_the_request_or_else_the_config_says(
 
 
 async def test_a_bad_input_is_named_by_its_place_in_the_whole_request() -> None:
-    inputs: list[str | list[int]] = ["a"] * 700
-    inputs[600] = [300]
+    inputs: list[str | bytes] = ["a"] * 700
+    inputs[600] = ids([300])
     with pytest.raises(InvalidRequest, match=r"input\[600\]: token id 300"):
         await model().embed(EmbedRequest(inputs=inputs))
 
@@ -144,7 +149,7 @@ def fake(**fields: Any) -> tuple[EmbeddingModel, Embedder]:
     return EmbeddingModel(engine, ModelConfig(name="fake", **fields), Path()), engine
 
 
-NUMBERS: list[str | list[int]] = [str(i % 600) for i in range(10_000)]
+NUMBERS: list[str | bytes] = [str(i % 600) for i in range(10_000)]
 
 
 async def test_a_big_request_is_read_only_so_far_ahead() -> None:
@@ -230,3 +235,17 @@ async def test_close_closes_the_engine_too() -> None:
     assert engine.closed
     with pytest.raises(EngineError, match="unloaded"):
         await embedding.embed(EmbedRequest(inputs=["1"]))
+
+
+async def test_requests_that_crossed_together_fail_alone() -> None:
+    embedder = model(context_size=4)
+    requests = [
+        EmbedRequest(inputs=["abc"]),
+        EmbedRequest(inputs=["abcde"], truncate=False),
+        EmbedRequest(inputs=["d"]),
+    ]
+    first, second, third = await embedder.embed_each(requests)
+    assert isinstance(second, ContextLengthExceeded)
+    assert isinstance(first, Vectors) and isinstance(third, Vectors)
+    assert first.data == (await embedder.embed(requests[0])).data
+    assert third.data == (await embedder.embed(requests[2])).data

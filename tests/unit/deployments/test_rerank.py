@@ -47,3 +47,13 @@ async def test_a_bi_encoder_scores_by_cosine() -> None:
     scores = await model(BiEncoder).rerank(RerankRequest(query="abc", documents=["xyz", "cab", "abd"]))
     assert scores.scores == pytest.approx([0, 1, 2 / 3], abs=1e-6)
     assert scores.prompt_tokens == 12
+
+
+@pytest.mark.parametrize(
+    ("query", "said", "param"), [("ab", r"^documents\[1\] has 9", "documents"), ("a" * 9, "^query has 9", "query")]
+)
+async def test_a_bi_encoder_names_what_is_too_long(query: str, said: str, param: str) -> None:
+    request = RerankRequest(query=query, documents=["c", "x" * 9])
+    with pytest.raises(ContextLengthExceeded, match=said) as raised:
+        await model(BiEncoder, context_size=8, truncate=False).rerank(request)
+    assert raised.value.param == param
