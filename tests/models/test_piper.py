@@ -2,9 +2,9 @@
 
 import json
 import shutil
-import time
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,20 +57,25 @@ async def test_whisper_understands_it(engine: Piper, models_path: Path) -> None:
     assert await word_error_rate(SpeechModel(engine, config(), models_path)) <= 0.1
 
 
-async def test_the_first_audio_of_ten_sentences_comes_in_a_fifth_of_the_time(engine: Piper, models_path: Path) -> None:
+async def test_the_first_audio_of_ten_sentences_comes_after_the_first(
+    engine: Piper, models_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make bench-speech` has the times."""
     model = SpeechModel(engine, config(), models_path)
+    begun: list[str] = []
+    synthesize = engine.synthesize
+
+    def counted(text: str, **options: Any) -> Any:
+        begun.append(text)
+        return synthesize(text, **options)
+
+    monkeypatch.setattr(engine, "synthesize", counted)
     request = SpeechRequest(text=" ".join([*SENTENCES, *SENTENCES]), format="mp3")
-
-    async def shares() -> float:
-        begun = time.perf_counter()
-        await model.speak(request)
-        whole = time.perf_counter() - begun
-        begun = time.perf_counter()
-        async with aclosing(model.stream_speak(request)) as stream:
-            assert (await anext(stream)).data
-            return (time.perf_counter() - begun) / whole
-
-    assert min([await shares() for _ in range(3)]) < 0.2
+    async with aclosing(model.stream_speak(request)) as stream:
+        assert (await anext(stream)).data
+        assert len(begun) <= 2, "one is heard while the next is made"
+        assert sum([len(chunk.data) async for chunk in stream]) > 10_000
+    assert len(begun) > 5
 
 
 def test_speed(engine: Piper) -> None:

@@ -1,7 +1,5 @@
 """The list of models, one model, and reload."""
 
-import time
-
 import httpx
 import openai
 import pytest
@@ -31,9 +29,7 @@ async def test_bad_filter(client: httpx.AsyncClient) -> None:
 
 
 def test_no_pattern_is_slow() -> None:
-    began = time.perf_counter()
-    assert not name_filter("(a+)+$")("a" * 40 + "!")  # 2^40 steps in a backtracking engine
-    assert time.perf_counter() - began < 1
+    assert not name_filter("(a+)+$")("a" * 60 + "!")  # 2^60 steps in a backtracking engine: the test would not end
 
 
 @pytest.mark.parametrize("model", ["echo", "org/model.gguf"])

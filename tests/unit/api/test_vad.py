@@ -1,7 +1,6 @@
 """Voice activity over HTTP."""
 
 import asyncio
-import time
 from typing import Any
 
 import httpx
@@ -50,23 +49,20 @@ async def test_long_audio_arrives_whole(gateway: LocalDispatch, client: httpx.As
 async def test_large_bodies_leave_the_loop_free(make_app: AppFactory, gateway: LocalDispatch) -> None:
     """A million samples take 0.3 s to parse and convert: others get their turn meanwhile."""
     content = b'{"audio":[' + b",".join([b"0.12345678"] * 1_000_000) + b"]}"
-    longest = 0.0
+    turns = 0
 
     async def watch() -> None:
-        nonlocal longest
+        nonlocal turns
         while True:
-            before = time.perf_counter()
             await asyncio.sleep(0.001)
-            longest = max(longest, time.perf_counter() - before)
+            turns += 1
 
     async with http_client(make_app()) as client:
-        started = time.perf_counter()
         watching = asyncio.create_task(watch())
         assert (await client.post("/vad", content=content)).status_code == 200
-        took = time.perf_counter() - started
         watching.cancel()
     assert len(gateway.request.audio) == 1_000_000
-    assert longest < took / 3
+    assert turns > 10, "some 50 where a thread does the work, 2 where the event loop does"
 
 
 @pytest.mark.parametrize(
