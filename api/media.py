@@ -1,4 +1,4 @@
-"""Images that a request holds, or names by an address, as bytes."""
+"""Images and sounds that a request holds, or names by an address, as bytes."""
 
 import asyncio
 import binascii
@@ -8,40 +8,56 @@ from urllib.parse import unquote_to_bytes
 
 from api.settings import Settings
 from deployments.errors import ConfigInvalid, DownloadFailed, InvalidRequest
+from deployments.image_header import MAX_PIXELS, SIGNATURES, image_format, image_size
 
 logger = logging.getLogger(__name__)
 
 DOWNLOAD_S = 30.0
 """For a whole download."""
-
-SIGNATURES: dict[str, tuple[tuple[int, bytes], ...]] = {
-    "png": ((0, b"\x89PNG\r\n\x1a\n"),),
-    "jpeg": ((0, b"\xff\xd8\xff"),),
-    "webp": ((0, b"RIFF"), (8, b"WEBP")),
-    "gif": ((0, b"GIF8"),),
-}
-"""Format → the bytes, and where they stand, that all its files have."""
+LARGE = 2**20
+"""Characters of base64 that are decoded in a thread: a megabyte takes some milliseconds."""
 
 
 async def load_image(source: str, param: str, settings: Settings) -> bytes:
     """An image given as http(s) URL, data URL or base64. Raises InvalidRequest at `param`."""
-    scheme = source[:8].lower()
-    if scheme.startswith(("http://", "https://")):
-        return check_image(await _download(source, param, settings), param)
-    content = _of_data_url(source, param) if scheme.startswith("data:") else _of_base64(source, param)
-    return check_image(content, param)
+    return check_image(await _load(source, param, settings, "image"), param)
+
+
+async def load_audio(source: str, param: str, settings: Settings) -> bytes:
+    """A sound given as http(s) URL, data URL or base64. Raises InvalidRequest at `param`.
+
+    The formats are too many to be told by their first bytes: the model says whether it can read it.
+    """
+    if content := await _load(source, param, settings, "audio"):
+        return content
+    raise InvalidRequest(f"Invalid '{param}': it is empty.").at(param)
 
 
 def check_image(content: bytes, param: str) -> bytes:
-    """The content, if it begins as an image does. Raises InvalidRequest at `param`.
+    """The content, if it begins as an image of a sensible size does. Raises InvalidRequest at `param`.
 
-    What is in it is for the replica to see; but a mistake as plain as this one needs no model.
+    What is in it is for the replica to see; but mistakes as plain as these need no model.
     """
-    for marks in SIGNATURES.values():
-        if all(content.startswith(mark, place) for place, mark in marks):
-            return content
-    problem = "is empty" if not content else f"is not an image: {', '.join(SIGNATURES)} can be read"
-    raise InvalidRequest(f"Invalid '{param}': it {problem}.").at(param)
+    if not content:
+        raise InvalidRequest(f"Invalid '{param}': it is empty.").at(param)
+    if not image_format(content):
+        raise InvalidRequest(f"Invalid '{param}': it is not an image: {', '.join(SIGNATURES)} can be read.").at(param)
+    if not (size := image_size(content)):
+        raise InvalidRequest(f"Invalid '{param}': it is a broken image.").at(param)
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise InvalidRequest(
+            f"Invalid '{param}': it is too large: {width} x {height} pixels; at most {MAX_PIXELS:,} are read."
+        ).at(param)
+    return content
+
+
+async def _load(source: str, param: str, settings: Settings, what: str) -> bytes:
+    scheme = source[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return await _download(source, param, settings, what)
+    decode = _of_data_url if scheme.startswith("data:") else _of_base64
+    return decode(source, param) if len(source) < LARGE else await asyncio.to_thread(decode, source, param)
 
 
 def _of_data_url(url: str, param: str) -> bytes:
@@ -66,7 +82,7 @@ def _of_base64(text: str, param: str) -> bytes:
 _STANDARD = str.maketrans("-_", "+/")
 
 
-async def _download(url: str, param: str, settings: Settings) -> bytes:
+async def _download(url: str, param: str, settings: Settings, what: str) -> bytes:
     from gallery.network import Network  # with its packages, when the first client names a URL
 
     limit = settings.image_limit_mb << 20
@@ -79,15 +95,17 @@ async def _download(url: str, param: str, settings: Settings) -> bytes:
             return await answer.read(limit)
     except ConfigInvalid as error:
         # Its words are for the operator: they hold the address that a name inside the network has.
-        logger.warning("an image was not fetched: %s", error.message)
+        logger.warning("what a request named was not fetched: %s", error.message)
         raise _not_fetched(
-            param, "expected an http(s) URL of a host with a public address, or one of the setting download_allow"
+            what,
+            param,
+            "expected an http(s) URL of a host with a public address, or one of the setting download_allow",
         ) from error
     except DownloadFailed as error:
-        raise _not_fetched(param, error.message) from error
+        raise _not_fetched(what, param, error.message) from error
     except TimeoutError:
-        raise _not_fetched(param, f"it took longer than {DOWNLOAD_S:g} s") from None
+        raise _not_fetched(what, param, f"it took longer than {DOWNLOAD_S:g} s") from None
 
 
-def _not_fetched(param: str, why: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid '{param}': the image could not be fetched: {why}.").at(param)
+def _not_fetched(what: str, param: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"Invalid '{param}': the {what} could not be fetched: {why}.").at(param)

@@ -55,6 +55,12 @@ def kind(value: object) -> str:
     return _KINDS.get(type(value), "another type")
 
 
+def shown(value: object, limit: int = 64) -> str:
+    """A value of the client's in a message to it."""
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
 def _sentence(error: Mapping[str, Any], field: str) -> str:
     type_, value, context = error["type"], error.get("input"), error.get("ctx", {})
     name = f"'{field}'" if field else "the body"
@@ -66,9 +72,9 @@ def _sentence(error: Mapping[str, Any], field: str) -> str:
         words, bound = _BOUNDS[type_]
         if "{" in words:
             return f"Invalid {name}: expected {words.format(**context)}, but got {context['actual_length']}."
-        return f"Invalid {name}: expected a value of {words} {context[bound]:g}, but got {_short(value)}."
+        return f"Invalid {name}: expected a value of {words} {context[bound]:g}, but got {shown(value)}."
     if type_ == "literal_error":
-        return f"Invalid value for {name}: {_short(value)}. Supported values are: {context['expected']}."
+        return f"Invalid value for {name}: {shown(value)}. Supported values are: {context['expected']}."
     return f"Invalid {name}: {error['msg'].removeprefix('Value error, ')}."
 
 
@@ -77,8 +83,3 @@ def _field(location: Sequence[str | int]) -> str:
     for step in location[1:]:  # the first says body, query or path
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
     return path
-
-
-def _short(value: object, limit: int = 64) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "…"

@@ -12,7 +12,7 @@ from benchmarks.report import percentile
 from benchmarks.scenarios import Scenario
 
 OURS = "manta"
-AIMS: Mapping[str, tuple[float, int]] = {"llama.cpp": (0.95, 1), "llama-cpp-python": (1.3, 8)}
+AIMS: Mapping[str, tuple[float, int]] = {"llama.cpp": (0.95, 1), "llama-cpp-python": (1.3, 8), "vllm": (0.9, 16)}
 """Peer → the ratio of our tokens/s to its own that we want, and from how many streams on."""
 
 

@@ -12,7 +12,16 @@ from typing import Any, ClassVar, Literal
 
 from deployments.backends.base import Sampling, Task
 from deployments.backends.registry import lookup
-from deployments.config_blocks import STRICT, Diffusers, DownloadFile, FunctionConfig, Parameters, Template, Tts
+from deployments.config_blocks import (
+    STRICT,
+    Diffusers,
+    DownloadFile,
+    FunctionConfig,
+    Parameters,
+    Reasoning,
+    Template,
+    Tts,
+)
 
 USECASES: Mapping[str, Task | None] = {
     **dict.fromkeys(("chat", "completion", "edit", "llm", "tokenize"), Task.CHAT),
@@ -29,6 +38,9 @@ USECASES: Mapping[str, Task | None] = {
     ),
 }  # fmt: skip
 """LocalAI's names for what a model is for. None: a use that we don't serve."""
+
+ENCODER_TYPES = frozenset(("automodel", "sentencetransformer", "ovmodelforfeatureextraction"))
+"""LocalAI's `type`s of models that embed, in lower case."""
 
 ALSO: Mapping[Task, frozenset[Task]] = {Task.EMBEDDING: frozenset({Task.RERANK})}
 """A replica runs one deployment class. Main task → what its class can do beside it."""
@@ -117,8 +129,10 @@ class ModelConfig:
     yarn_attn_factor: float | None = None
     yarn_beta_fast: float | None = None
     yarn_beta_slow: float | None = None
+    mmproj: str | None = None
+    """GGUF file in the models directory: the projector that makes llama.cpp read pictures or sounds."""
     lora_adapter: str | None = None
-    """GGUF file in the models directory."""
+    """GGUF file in the models directory; with vLLM, a directory there that PEFT wrote."""
     lora_scale: float | None = None
     lora_adapters: list[str] | None = None
     lora_scales: list[float] | None = None
@@ -139,6 +153,11 @@ class ModelConfig:
     """Variables for the model's own Jinja template."""
     reasoning_effort: str | None = None
     """Another one: none, minimal, low, medium or high."""
+    tool_format: str | None = None
+    """How it writes tool calls (a row of `text.tool_formats`). None: as `function` or the chat template shows."""
+    reasoning_format: str | None = None
+    """Tags around the model's reasoning (a row of `text.reasoning`), or none. None: as the chat template shows."""
+    reasoning: Reasoning = field(default_factory=Reasoning)
     stopwords: list[str] | None = None
     """Added to the request's `stop`."""
     cutstrings: list[str] | None = None
@@ -150,15 +169,37 @@ class ModelConfig:
     trimsuffix: list[str] | None = None
     """Suffixes cut off the answer, with the spaces around it."""
 
-    # ---- encoders on torch ----
+    # ---- text models and encoders on torch ----
     type: str | None = None
-    """What LocalAI calls the model's class, such as AutoModel: checked, since the model's directory says it."""
+    """What LocalAI calls the model's class, such as AutoModelForCausalLM or AutoModel. None: as its directory says."""
     dtype: str | None = None
     """Of the weights on a GPU: float32, float16, bfloat16, or auto (as they are stored)."""
     f16: bool | None = None
     """float16 on a GPU, where `dtype` says nothing."""
     trust_remote_code: bool | None = None
     """Run Python code that lies in the model's directory."""
+
+    # ---- vLLM ----
+    quantization: str | None = None
+    """Of the weights, where they are stored so: awq, gptq, fp8, … (vLLM's names). Done while transformers loads them:
+    bnb_4bit, bnb_8bit. Of Whisper's weights and computation: int8, int8_float16, float16, … (CTranslate2's types)."""
+    gpu_memory_utilization: float | None = None
+    """Share of a GPU's memory, 0 to 1. None: 0.9, or of a fraction of a GPU that fraction of it."""
+    enforce_eager: bool | None = None
+    """Don't compile the model: it loads sooner and runs slower."""
+    swap_space: int | None = None
+    max_model_len: int | None = None
+    """vLLM's name of `context_size`, before which it goes."""
+    tensor_parallel_size: int | None = None
+    """GPUs of one node that share every layer."""
+    load_format: str | None = None
+    """How the weights are read: auto, safetensors, runai_streamer, …"""
+    disable_log_stats: bool | None = None
+    """vLLM counts less."""
+    limit_mm_per_prompt: dict[str, int] | None = None
+    """Pictures or sounds that a prompt may hold: `{image: 4}`."""
+    engine_args: dict[str, Any] | None = None
+    """Any other argument of vLLM's AsyncEngineArgs; goes before all of these."""
 
     # ---- images ----
     diffusers: Diffusers = field(default_factory=Diffusers)
@@ -176,7 +217,6 @@ class ModelConfig:
     function: FunctionConfig = field(default_factory=FunctionConfig)
     feature_flags: dict[str, bool] | None = None
     low_vram: bool | None = None
-    mmproj: str | None = None
     no_mulmatq: bool | None = None
     rms_norm_eps: float | None = None
     ngqa: int | None = None
@@ -186,17 +226,6 @@ class ModelConfig:
     lora_base: str | None = None
     draft_model: str | None = None
     n_draft: int | None = None
-    quantization: str | None = None
-    """Of Whisper's weights and computation: int8, int8_float16, float16, bfloat16, float32, … (CTranslate2's types)."""
-    gpu_memory_utilization: float | None = None
-    enforce_eager: bool | None = None
-    swap_space: int | None = None
-    max_model_len: int | None = None
-    tensor_parallel_size: int | None = None
-    load_format: str | None = None
-    disable_log_stats: bool | None = None
-    limit_mm_per_prompt: dict[str, int] | None = None
-    engine_args: dict[str, Any] | None = None
     autogptq: dict[str, Any] | None = None
     tts: Tts = field(default_factory=Tts)
     grpc: dict[str, int] | None = None
@@ -206,7 +235,6 @@ class ModelConfig:
     usage: str | None = None
     overrides: list[str] | None = None
     pipeline: dict[str, Any] | None = None
-    reasoning: dict[str, Any] | None = None
     concurrency_groups: list[str] | None = None
     limits: dict[str, int] | None = None
     compression: dict[str, Any] | None = None
@@ -282,7 +310,7 @@ def tasks(config: ModelConfig) -> list[Task]:
         return [main, *(task for task in named if task in ALSO.get(main, ()))] if main else []
     if config.reranking:
         return [Task.RERANK]
-    if config.embeddings:
+    if config.embeddings or (config.type or "").lower() in ENCODER_TYPES:
         return [Task.EMBEDDING]
     if config.backend is None:
         return []

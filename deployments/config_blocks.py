@@ -4,7 +4,7 @@ Standard library only, like `config`, whose rules on names and docstrings hold h
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
 """Read by pydantic where a file is loaded (`config_file`): an unknown key is an error."""
@@ -59,6 +59,7 @@ class Parameters:
     clip_skip: int | None = None
     """As `diffusers.clip_skip`."""
     tokenizer: str | None = None
+    """Directory in the models directory, where the tokenizer isn't that of `model`."""
     encoding_format: str | None = None
     pooling: str | None = None
     """Of embeddings by llama.cpp: mean, cls or last. None: what the GGUF says."""
@@ -84,11 +85,21 @@ class Template:
     """What stands between two messages; default a newline."""
 
     function: str | None = None
+    """Instead of `chat`, for requests with tools: it gets `.Functions`, too."""
     image: str | None = None
     video: str | None = None
     audio: str | None = None
     multimodal: str | None = None
     reply_prefix: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class GrammarTrigger:
+    """One of `function.grammar.triggers`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    word: str
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,15 +109,25 @@ class GrammarConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     disable: bool | None = None
+    """Calls are free text and looked for afterwards."""
     parallel_calls: bool | None = None
+    """An answer may hold an array of calls."""
     disable_parallel_new_lines: bool | None = None
+    """No newlines between the calls of an array."""
     mixed_mode: bool | None = None
+    """Free text may stand before calls or instead of them."""
     no_mixed_free_string: bool | None = None
+    """With `mixed_mode`: instead of them only."""
     expect_strings_after_json: bool | None = None
+    """With `mixed_mode`: free text may follow calls, too."""
     prefix: str | None = None
+    """Stands before calls, as `<tool_call>` and a newline do."""
     properties_order: str | None = None
-    schema_type: str | None = None
-    triggers: list[dict[str, Any]] | None = None
+    """Names joined by commas: JSON properties that are written first, in this order. Of a call it is the name else."""
+    schema_type: Literal["json", "llama3.1"] | None = None
+    """llama3.1: calls are `<function=NAME>{…}</function>`."""
+    triggers: list[GrammarTrigger] | None = None
+    """Text is free until one of these words, after which the prefix and calls come."""
     function_arguments_key: str | None = None
     """Stands here by mistake in LocalAI's gallery (llama3.2-fcall.yaml)."""
 
@@ -122,6 +143,38 @@ class Replacement:
 
 
 @dataclass(kw_only=True, slots=True)
+class XmlFormat:
+    """`function.xml_format:` — the texts around each part of a tool call that is written as tags."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    scope_start: str = ""
+    """Before one or several calls. It may be missing in an answer."""
+    tool_start: str
+    """Before the name."""
+    tool_sep: str = ""
+    """After the name; empty: the name ends with its line, or where the first argument begins."""
+    key_start: str = ""
+    """Before an argument's name; empty: the arguments are a JSON object."""
+    key_val_sep: str = ""
+    """After an argument's name."""
+    key_val_sep2: str | None = None
+    """After `key_val_sep` and white space."""
+    val_end: str = ""
+    """After an argument's value."""
+    last_val_end: str | None = None
+    """Another one, which the last argument may have."""
+    tool_end: str
+    last_tool_end: str | None = None
+    """Another one, which the last call may have."""
+    scope_end: str = ""
+    raw_argval: bool | None = None
+    """True: values are texts; False: JSON. None: as the tool's schema says; JSON if they are, where it says nothing."""
+    trim_raw_argval: bool = False
+    """White space around a value is not part of it. Otherwise one newline is not."""
+
+
+@dataclass(kw_only=True, slots=True)
 class FunctionConfig:
     """`function:` — how tool calls are asked for and read back."""
 
@@ -131,21 +184,56 @@ class FunctionConfig:
     no_action_function_name: str | None = None
     no_action_description_name: str | None = None
     response_regex: list[str] | None = None
+    """Each match is a call, its groups `(?P<name>…)` and `(?P<arguments>…)`."""
     json_regex_match: list[str] | None = None
+    """Group 1 of the matches of the first that matches is JSON of calls."""
     replace_function_results: list[Replacement] | None = None
+    """Made before calls are looked for."""
     replace_llm_results: list[Replacement] | None = None
+    """Made in the answer before those."""
     capture_llm_results: list[str] | None = None
+    """Group 1 of the first that matches is the content beside calls."""
     function_name_key: str | None = None
+    """Of the JSON of a call; default `name`."""
     function_arguments_key: str | None = None
+    """Default `arguments`."""
     return_name_in_function_response: bool | None = None
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
     argument_regex: list[str] | None = None
+    """With `response_regex`: each match in the arguments is one, its groups `(?P<key>…)` and `(?P<value>…)`."""
     argument_regex_key_name: str | None = None
     argument_regex_value_name: str | None = None
     xml_format_preset: str | None = None
-    xml_format: dict[str, Any] | None = None
+    """LocalAI's name of a row of `text.tool_formats`."""
+    xml_format: XmlFormat | None = None
     automatic_tool_parsing_fallback: bool | None = None
     disable_peg_parser: bool | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class TagPair:
+    """One of `reasoning.tag_pairs`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    start: str
+    end: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Reasoning:
+    """`reasoning:` — what the model thinks before it answers."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    disable: bool | None = None
+    """It stays in the answer, tags and all."""
+    strip_reasoning_only: bool | None = None
+    """It is thrown away."""
+    tag_pairs: list[TagPair] | None = None
+    """What it stands between."""
+    disable_reasoning_tag_prefill: bool | None = None
+    thinking_start_tokens: list[str] | None = None
 
 
 @dataclass(kw_only=True, slots=True)

@@ -15,6 +15,9 @@ from pydantic_core import ErrorDetails
 
 from deployments.config import USECASES, ModelConfig
 from deployments.errors import ConfigInvalid
+from deployments.text.reasoning import FORMATS as REASONING_FORMATS
+from deployments.text.reasoning import OFF
+from deployments.text.tool_formats import format_for
 
 _BACKEND = re.compile(r"[a-zA-Z0-9-_.]+")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -203,9 +206,19 @@ def _problems(config: ModelConfig) -> Iterator[str]:
             yield f"known_usecases: expected {', '.join(USECASES)}; got {_shown(usecase)}"
     for key in ("cutstrings", "extract_regex"):
         yield from _pattern_problems(key, getattr(config, key) or [])
+    yield from _format_problems(config)
     for key, path in model_paths(config):
         if path.startswith(("/", "\\")) or ".." in PurePosixPath(path.replace("\\", "/")).parts:
             yield f"{key}: expected a path inside the models directory, got {_shown(path)}"
+
+
+def _format_problems(config: ModelConfig) -> Iterator[str]:
+    if config.reasoning_format not in (None, OFF, *REASONING_FORMATS):
+        yield f"reasoning_format: expected {OFF}, {', '.join(REASONING_FORMATS)}; got {_shown(config.reasoning_format)}"
+    try:
+        format_for(config, None)
+    except ConfigInvalid as error:
+        yield error.message
 
 
 def _pattern_problems(key: str, patterns: list[str]) -> Iterator[str]:
@@ -220,6 +233,7 @@ def model_paths(config: ModelConfig) -> Iterator[tuple[str, str]]:
     """Key and value of every field that is a path under the models directory."""
     named = {
         "parameters.model": config.parameters.model,
+        "parameters.tokenizer": config.parameters.tokenizer,
         "mmproj": config.mmproj,
         "draft_model": config.draft_model,
         "lora_adapter": config.lora_adapter,

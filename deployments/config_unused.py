@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _REASONS: dict[str, str] = {
-    "tool calls are not parsed yet": "function template.function",
-    "text models take text only yet": "mmproj known_input_modalities known_output_modalities limit_mm_per_prompt "
+    "LocalAI itself ignores it": "function.return_name_in_function_response",
+    "the parser of calls is tool_format": "function.automatic_tool_parsing_fallback function.disable_peg_parser",
+    "text models take text only yet": "known_input_modalities known_output_modalities "
     "template.image template.video template.audio template.multimodal",
-    "the vLLM and transformers backends don't exist yet": "load_format gpu_memory_utilization "
-    "enforce_eager swap_space max_model_len tensor_parallel_size disable_log_stats engine_args "
-    "parameters.tokenizer parameters.use_fast_tokenizer",
+    "vLLM no longer swaps": "swap_space",
+    "tokenizers are fast ones": "parameters.use_fast_tokenizer",
     "pooling by decay is not there": "parameters.pooling_half_life_tokens",
     "the text encoder is that of the pipeline's files": "diffusers.clip_model diffusers.clip_subfolder",
     "text models are not guided away from a prompt": "parameters.negative_prompt_scale",
     "a voice is cloned where the model can; a model lists its own voices": "tts.voice_cloning tts.voices",
     "use download_files": "artifacts",
-    "reasoning is not separated from the answer yet": "reasoning template.reply_prefix",
+    "seen in the prompt itself": "reasoning.disable_reasoning_tag_prefill reasoning.thinking_start_tokens",
+    "answers begin where the template ends": "template.reply_prefix",
     "speculative decoding is not there": "draft_model n_draft",
     "llama.cpp no longer has this option": "low_vram no_mulmatq rms_norm_eps ngqa lora_base parameters.tfz",
     "prefixes are kept in the KV cache, not on disk": "prompt_cache_path prompt_cache_all prompt_cache_ro",

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deployments.errors import InvalidRequest
+from deployments.image_header import MAX_PIXELS
 
 READ = ("PNG", "JPEG", "WEBP", "GIF")
 """Formats that are decoded, a moving picture's first frame; Pillow knows many more, whose decoders nobody needs."""
-MAX_PIXELS = 50_000_000
-"""Of an image that comes in: 150 MB as RGB. Photographs of phones have as many."""
 BEST_QUALITY = 100
 """OpenAI's default `output_compression`."""
 

@@ -16,6 +16,7 @@ from ray.serve.schema import ApplicationStatus
 from deployments.backends.base import Task
 from deployments.config import ModelConfig
 from deployments.errors import MantaError
+from deployments.placement import actor_options
 from deployments.replica import (
     ChatReplica,
     EmbeddingReplica,
@@ -127,11 +128,7 @@ class ServeApps:
         deployment = serve.deployment(
             REPLICAS[task],
             name=DEPLOYMENT,
-            ray_actor_options={
-                "num_cpus": config.num_cpus,
-                "num_gpus": config.num_gpus,
-                **({"runtime_env": config.runtime_env} if config.runtime_env else {}),
-            },
+            **actor_options(config),
             max_ongoing_requests=MAX_ONGOING_REQUESTS,
             autoscaling_config={
                 "min_replicas": replicas,

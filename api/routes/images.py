@@ -1,7 +1,6 @@
 """Images: painted from text, changed by text, varied."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -28,6 +27,7 @@ from api.schemas.image import (
     to_image_requests,
 )
 from api.sse import streamed
+from api.together import together
 from deployments.backends.base import ImageEvent, ImageRequest, ImageResult, Task
 
 router = APIRouter(route_class=JSONRoute, tags=["Images"])
@@ -94,7 +94,7 @@ async def _painted(
         events = _events(call.gateway, model, requests)
         return ImageEvents(events, ImageEventWriter(kind, wire), call.settings.keepalive)
     calls = [call.gateway.call(model, "paint", request, large=_is_large(request)) for request in requests]
-    results: list[ImageResult] = await unless_gone(call.receive, _together(calls))
+    results: list[ImageResult] = await unless_gone(call.receive, together(calls))
     return json_response(await images_answer(wire, results, images.keep))
 
 
@@ -108,17 +108,6 @@ async def _events(
             async for event in events:
                 yield before, event
         before += request.n
-
-
-async def _together(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """All results, of calls that run at the same time; when one fails the others are cancelled."""
-    tasks = [asyncio.create_task(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _is_large(request: ImageRequest) -> bool:

@@ -107,6 +107,8 @@ class Text(WireModel):
     ignore_eos: bool | None = None
     grammar: str | None = None
     """What the output must match, in GBNF."""
+    grammar_json_functions: dict[str, Any] | None = None
+    """What it must be, as a JSON Schema of which every property is there."""
 
     @property
     def include_usage(self) -> bool:
@@ -141,8 +143,13 @@ def text_options(wire: Text, *, tenant: str, request_id: str) -> dict[str, Any]:
     """Arguments of a `TextRequest`, less those that each kind of request has for itself."""
     report_ignored(wire.model_extra or ())
     json_schema = _json_schema(wire.response_format)
-    if wire.grammar and json_schema is not None:
-        raise UnsupportedParameter("`grammar` and a JSON `response_format` can't both rule the output.").at("grammar")
+    rules = {
+        "grammar": wire.grammar,
+        "grammar_json_functions": wire.grammar_json_functions,
+        "JSON response_format": json_schema,
+    }
+    if len(asked := [name for name, rule in rules.items() if rule]) > 1:
+        raise UnsupportedParameter(f"'{asked[0]}' and '{asked[1]}' can't both rule the output.").at(asked[0])
     return {
         "tenant": tenant,
         "request_id": request_id,
@@ -151,7 +158,7 @@ def text_options(wire: Text, *, tenant: str, request_id: str) -> dict[str, Any]:
         "n": wire.n or 1,
         "stop": [text for text in wire.stop or () if text],
         "grammar": wire.grammar or None,
-        "json_schema": json_schema,
+        "json_schema": _with_every_property(wire.grammar_json_functions) or json_schema,
     }
 
 
@@ -171,6 +178,18 @@ def _token_id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise InvalidRequest(f"Invalid 'logit_bias': {text[:64]!r} is not a token id.").at("logit_bias")
     return int(text)
+
+
+def _with_every_property(schema: Any) -> Any:
+    """LocalAI's grammars know no optional properties, and its structures no `required`."""
+    if isinstance(schema, list):
+        return [_with_every_property(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    whole = {key: _with_every_property(value) for key, value in schema.items()}
+    if whole.get("type") == "object":
+        whole |= {"required": list(whole.get("properties") or ()), "additionalProperties": False}
+    return whole
 
 
 def _json_schema(wanted: ResponseFormat | None) -> dict[str, Any] | None:

@@ -7,14 +7,13 @@ log = logging.getLogger(__name__)
 
 _REASONS: dict[str, str] = {
     "nothing is kept about end users": "user safety_identifier prompt_cache_key prompt_cache_retention",
-    "answers are not stored": "store metadata",
+    "answers are not stored": "store",
     "there is one tier of service": "service_tier",
-    "reasoning is not separated from the answer yet": "reasoning_effort verbosity",
-    "tool calls are not there yet": "parallel_tool_calls",
+    "the model writes as much as it likes": "verbosity",
     "the whole answer is generated": "prediction",
     "chunks are never padded": "include_obfuscation",
     "the model's config says it": "backend model_base_name n_keep batch rope_freq_base rope_freq_scale "
-    "use_fast_tokenizer tokenizer f16 grammar_json_functions clip_skip",
+    "use_fast_tokenizer tokenizer f16 clip_skip",
     "images are painted as the prompt says": "style moderation input_fidelity complexity",
     "a document is read up to the model's length, in one piece": "max_tokens_per_doc max_chunks_per_doc "
     "max_doc_length overlap_tokens",

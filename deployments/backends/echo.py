@@ -2,14 +2,17 @@
 
 A token is a byte. What it is told comes in the config's `options`, each `key:value`:
 `load_delay`, `first_delay` and `delay` (seconds: at load, before the first token, before each token),
-`fail_load` (message), `fail_after` (tokens), `repeat` (times the prompt is said), `exit_after` (tokens; it dies).
+`fail_load` (message), `fail_after` (tokens), `repeat` (times the prompt is said), `exit_after` (tokens; it dies),
+`answer` (what it says instead of the prompt, `\\n` for a newline: a tool call, reasoning, broken JSON, …),
+`media` (kinds that it reads, such as `image,audio`; it says how many bytes each has).
+Constraints are accepted and not obeyed: what is scripted comes out.
 """
 
 import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 from deployments.backends.base import Generate, Progress, Token, TokenGroup, TokenLogprob
@@ -20,14 +23,18 @@ from deployments.errors import ContextLengthExceeded, EngineError, InvalidReques
 class Echo:
     """Deterministic TextEngine: answer = prompt."""
 
-    chat_template: str | None = "{{ messages[-1]['content'] }}"
+    chat_template: str | None = "{{ messages[-1]['content'] }}{# `tools` change nothing #}{% if tools %}{% endif %}"
 
     def __init__(self, context_size: int, options: dict[str, str]) -> None:
         self.context_size = context_size
+        self.media_markers: Mapping[str, str | None] = {
+            kind: f"<{kind}>" for kind in filter(None, options.get("media", "").split(","))
+        }
         self.special_tokens: dict[str, str] = {}
         self._first_delay = float(options.get("first_delay", 0))
         self._delay = float(options.get("delay", 0))
         self._repeat = int(options.get("repeat", 1))
+        self._answer = options["answer"].replace("\\n", "\n").encode() if "answer" in options else None
         self._fail_after = float(options.get("fail_after", math.inf))
         self._exit_after = float(options.get("exit_after", math.inf))
         self._busy = 0
@@ -45,17 +52,20 @@ class Echo:
     async def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
         if bad := next((t for t in request.tokens if not 0 <= t < 256), None):
             raise InvalidRequest(f"token id {bad} is out of range: this model has 256 tokens").at("prompt")
-        if len(request.tokens) >= self.context_size:
+        prompt = list(self._seen(request)) if request.media else request.tokens
+        if len(prompt) >= self.context_size:
             raise ContextLengthExceeded(
                 f"this model's maximum context length is {self.context_size} tokens, "
-                f"and the prompt has {len(request.tokens)} tokens"
+                f"and the prompt has {len(prompt)} tokens"
             )
-        room = self.context_size - len(request.tokens)
+        room = self.context_size - len(prompt)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
-        answer = request.tokens * self._repeat
+        answer = prompt * self._repeat if self._answer is None else self._answer
         self._busy += 1
         try:
             await asyncio.sleep(self._first_delay)
+            if request.media:
+                yield TokenGroup([], prompt_tokens=len(prompt))
             for place in range(len(request.resume), min(len(answer), limit)):
                 if place >= self._fail_after:
                     raise EngineError(f"echo was told to fail after {place} tokens")
@@ -66,6 +76,13 @@ class Echo:
             yield TokenGroup([], finish_reason="length" if len(answer) > limit else "stop")
         finally:
             self._busy -= 1
+
+    def _seen(self, request: Generate) -> bytes:
+        """The prompt, with what it sees of each medium in its place."""
+        text = request.prompt
+        for media in request.media:
+            text = text.replace(f"<{media.kind}>", f"[{media.kind}: {len(media.data)} bytes]", 1)
+        return text.encode()
 
     def stats(self) -> dict[str, float]:
         return {"slots_busy": self._busy, "queued": 0}

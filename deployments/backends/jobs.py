@@ -1,9 +1,11 @@
 """A generation request on its way through an engine that batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from deployments.backends.base import FinishReason, Token
+from deployments.backends.media_span import MediaSpan
 from deployments.backends.token_stream import TokenStream
 
 
@@ -27,7 +29,7 @@ class Job:
     """One sequence to generate."""
 
     ids: list[int]
-    """The prompt, then what was generated."""
+    """The prompt, then what was generated. Rows of media have ids of their own: `media_span.row_ids`."""
     limit: int
     """Length of `ids` at which generation ends."""
     sampler: TokenSampler
@@ -39,6 +41,22 @@ class Job:
     """Place in the order of first admission: who came first is preempted last."""
     cached_tokens: int = 0
     """Prompt tokens found in the cache at first admission."""
+    spans: Sequence[MediaSpan] = ()
+    """The prompt's pictures and sounds, in the order of their places."""
+
+    def span_at(self, place: int) -> MediaSpan | None:
+        """The span that has a row at `place`."""
+        return next((span for span in self.spans if span.start <= place < span.stop), None)
+
+    def stretch(self, place: int) -> int:
+        """Where the tokens, or the rows of one span, end that begin at `place`."""
+        ends = (end for span in self.spans for end in (span.start, span.stop) if end > place)
+        return min(ends, default=len(self.ids))
+
+    def whole(self, length: int) -> int:
+        """The longest prefix of at most `length` items that cuts no span in two."""
+        span = self.span_at(length)
+        return length if span is None else span.start
 
 
 class Output(NamedTuple):

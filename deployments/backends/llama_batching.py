@@ -1,7 +1,8 @@
 """Continuous batching: which tokens of which requests go into the next decode step. Knows no llama.cpp.
 
 One step is a batch with a token of every request that is generating, then batches of the prompts that are being
-prefilled. Requests join and leave between steps. Everything here runs on the engine's thread.
+prefilled. A batch holds tokens, or rows of one picture or sound. Requests join and leave between steps. Everything here
+runs on the engine's thread.
 """
 
 import itertools
@@ -12,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from deployments.backends.fair_queue import FairQueue
 from deployments.backends.jobs import Job, Output
+from deployments.backends.media_span import MediaSpan
 from deployments.backends.slots import SequenceMemory, Slot, Slots
 from deployments.backends.token_batch import TokenBatch
 from deployments.errors import EngineError, MantaError
@@ -69,7 +71,7 @@ class Scheduler:
         self._orders = itertools.count()
         self._clock = clock
         self._seconds_per_token = STEP_SECONDS / TILE
-        self.decode_failures = 0
+        self.failures = 0
         """Steps in a row in which the decoder failed."""
         self._crowded = False
         """Somebody was preempted, and nobody has left since: admitting more would only preempt again."""
@@ -141,6 +143,7 @@ class Scheduler:
         for job in list(self._queue):
             self._slots.recall(job.ids)
             source, reusable = self._slots.longest_prefix(job.ids)
+            reusable = job.whole(reusable)
             if self._slots.coming_prefix(job.ids) >= reusable + WORTH_WAITING:
                 continue
             if not self._fits(job, source, reusable):
@@ -192,7 +195,7 @@ class Scheduler:
         """A cell for the next token of everybody who is generating."""
         while True:
             running = self._slots.running()
-            needed = sum(slot.pending == 1 for slot in running)
+            needed = sum(slot.generating for slot in running)
             if self._slots.evict_idle(needed) or len(running) < 2:
                 return
             self._preempt_youngest()
@@ -211,19 +214,29 @@ class Scheduler:
     def _generating_rows(self) -> list[Row]:
         """A token of everybody who is generating."""
         self._batch.clear()
-        return [self._add(slot, job, 1) for slot, job in self._by_order() if slot.pending == 1]
+        return [self._add(slot, job, 1) for slot, job in self._by_order() if slot.generating]
 
     def _prompt_rows(self, budget: int) -> list[Row]:
-        """Short prompts, or chunks of long ones, in the order of arrival: as many as fit, at least one."""
+        """Short prompts, or chunks of long ones, in the order of arrival: as many as fit, at least one.
+
+        What counts of a prompt with media is its text up to the next of them, or the rows of one, which go alone.
+        """
         self._batch.clear()
+        prefilling = [pair for pair in self._by_order() if not pair[0].generating]
+        if prefilling and (span := prefilling[0][1].span_at(prefilling[0][0].filled)):
+            return self._media_rows(*prefilling[0], span, budget)
         rows: list[Row] = []
-        prefilling = [pair for pair in self._by_order() if pair[0].pending > 1]
-        long = bool(prefilling) and prefilling[0][0].pending >= TILE
+        stretches = [
+            (slot, job, job.stretch(slot.filled) - slot.filled)
+            for slot, job in prefilling
+            if job.span_at(slot.filled) is None
+        ]
+        long = bool(stretches) and stretches[0][2] >= TILE
         budget = min(max(budget, TILE), self._batch.capacity) if long else TILE - 1
-        for slot, job in prefilling:
+        for slot, job, stretch in stretches:
             room = self._batch.capacity - self._batch.size
-            wanted = _chunk(slot.pending, budget, room) if long else slot.pending
-            if (slot.pending >= TILE) is not long or not 0 < wanted <= (room if long else budget):
+            wanted = _chunk(stretch, budget, room) if long else stretch
+            if (stretch >= TILE) is not long or not 0 < wanted <= (room if long else budget):
                 break
             self._slots.evict_idle(self._batch.size + wanted)
             count = min(wanted, self._slots.cells.free - self._batch.size)
@@ -232,6 +245,18 @@ class Scheduler:
             rows.append(self._add(slot, job, count))
             budget -= count
         return rows
+
+    def _media_rows(self, slot: Slot, job: Job, span: MediaSpan, budget: int) -> list[Row]:
+        """Rows of a picture or a sound."""
+        left, room = span.stop - slot.filled, self._batch.capacity
+        wanted = _chunk(left, min(max(budget, TILE), room), room) if span.causal else left
+        self._slots.evict_idle(wanted)
+        count = min(wanted, self._slots.cells.free)
+        if count <= 0 or (count < wanted and not span.causal):
+            return []
+        last = slot.filled + count == len(job.ids)
+        row = self._batch.add_rows(slot.index, span, count, slot.filled, output=last)
+        return [Row(slot, job, count, row if last else None)]
 
     def _add(self, slot: Slot, job: Job, count: int) -> Row:
         start, end = slot.filled, slot.filled + count
@@ -244,11 +269,11 @@ class Scheduler:
         try:
             self._decoder.decode()
         except DecodeFailed as failure:
-            self.decode_failures += 1
+            self.failures += 1
             for row in rows:
                 yield self._fail(row.slot, row.job, EngineError(str(failure)))
             return
-        self.decode_failures = 0
+        self.failures = 0
         for slot, _, tokens, _ in rows:
             slot.filled += tokens
             self._slots.cells.extend(slot.index, tokens)

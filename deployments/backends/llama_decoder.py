@@ -1,6 +1,8 @@
 """llama.cpp's decoder: one context whose unified KV cache all slots share."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from deployments.backends.llama_batching import CellsExhausted, DecodeFailed
 from deployments.backends.llama_library import AbortFlag, complaints, without_release
 from deployments.backends.llama_vocab import LlamaModel
+from deployments.backends.media_span import PLANES, MediaSpan
+from deployments.backends.mrope import SequencePositions
 from deployments.backends.prefix_archive import State
 from deployments.backends.token_batch import TokenBatch
 from deployments.errors import ModelLoadFailed
@@ -37,6 +41,8 @@ class LlamaDecoder:
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model.pointer))
         self.batch = TokenBatch(int(params.n_batch))
         self._batch, self._arrays = bind(self.batch)
+        self._positions = SequencePositions(int(params.n_seq_max))
+        self._planes = np.zeros(PLANES * self.batch.capacity, np.int32)
         self._abort = AbortFlag(self.context)
 
     def apply_adapters(self, files: list[tuple[Path, float]]) -> None:
@@ -51,9 +57,46 @@ class LlamaDecoder:
                 raise ModelLoadFailed(f"llama.cpp could not apply the LoRA adapters: {said() or 'it gave no reason'}")
 
     def decode(self) -> None:
-        self._batch.n_tokens = self.batch.size
+        if self.batch.span is None:
+            self._decode_tokens()
+        else:
+            self._decode_rows(self.batch.span)
+
+    def _decode_tokens(self) -> None:
+        size = self.batch.size
+        self.batch.positions[:size] -= self._positions.lags[self.batch.sequences[:size]]
+        self._batch.n_tokens = size
+        self._run(self._batch)
+
+    def _decode_rows(self, span: MediaSpan) -> None:
+        """The batch's rows of `span`, in a view of the batch that has embeddings instead of tokens."""
+        size, sequence = self.batch.size, int(self.batch.sequences[0])
+        first = int(self.batch.positions[0]) - span.start
+        rows = span.rows[first : first + size]
+        view = llama_cpp.llama_batch.from_buffer_copy(self._batch)
+        view.n_tokens = size
+        view.token = None  # type: ignore[assignment]
+        view.embd = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))  # type: ignore[assignment]
+        if span.planes is not None:
+            self._planes[: PLANES * size] = span.planes[:, first : first + size].reshape(-1)
+            view.pos = self._planes.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))  # type: ignore[assignment]
+        with nullcontext() if span.causal else self._without_causal_mask():
+            self._run(view)
+        if span.planes is not None and first + size == len(span.rows):
+            self._positions.jump(sequence, span.stop, span.next_position)
+
+    @contextmanager
+    def _without_causal_mask(self) -> Iterator[None]:
+        """Rows of a batch attend to each other in both directions."""
+        llama_cpp.llama_set_causal_attn(self.context, False)
+        try:
+            yield
+        finally:
+            llama_cpp.llama_set_causal_attn(self.context, True)
+
+    def _run(self, batch: llama_cpp.llama_batch) -> None:
         with complaints() as said:
-            code = llama_cpp.llama_decode(self.context, self._batch)
+            code = llama_cpp.llama_decode(self.context, batch)
             if code == 0:
                 return
             if code == NO_CELLS:
@@ -67,20 +110,30 @@ class LlamaDecoder:
         return np.ctypeslib.as_array(_logits_ith(self.context, row), (self.vocab_size,))
 
     def trim(self, sequence: int, length: int) -> bool:
-        return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1))
+        position = self._positions.of(sequence, length)
+        if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1):
+            return False
+        self._positions.trim(sequence, length)
+        return True
 
     def copy(self, source: int, target: int, length: int) -> None:
         if length:
-            llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+            position = self._positions.of(source, length)
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, position)
+            self._positions.copy(source, target, length)
 
     def save(self, sequence: int) -> State:
-        state = np.empty(llama_cpp.llama_state_seq_get_size(self.context, sequence), np.uint8)
-        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        return state[: llama_cpp.llama_state_seq_get_data(self.context, pointer, state.nbytes, sequence)]
+        data = np.empty(llama_cpp.llama_state_seq_get_size(self.context, sequence), np.uint8)
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        size = llama_cpp.llama_state_seq_get_data(self.context, pointer, data.nbytes, sequence)
+        return State(data[:size], self._positions.get(sequence))
 
     def load(self, sequence: int, state: State) -> bool:
-        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        return bool(llama_cpp.llama_state_seq_set_data(self.context, pointer, state.nbytes, sequence))
+        pointer = state.data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if not llama_cpp.llama_state_seq_set_data(self.context, pointer, state.nbytes, sequence):
+            return False
+        self._positions.put(sequence, state.jumps)
+        return True
 
     def abort(self) -> None:
         """Make a decode that runs in another thread end soon, and all later ones at once."""

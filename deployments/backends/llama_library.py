@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import re
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,27 +19,35 @@ WARNING = 3
 """GGML_LOG_LEVEL_WARN; ERROR is above, CONTINUED higher still."""
 CONTINUED = 5
 
-_complaints: deque[str] = deque(maxlen=20)
-"""llama.cpp's last warnings and errors."""
+
+class _Complaints(threading.local):
+    """llama.cpp's last warnings and errors, in the thread that it said them in."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=20)
+
+
+_complaints = _Complaints()
 
 
 def _on_log(level: int, text: bytes, _: object) -> None:
     line = text.decode(errors="replace").rstrip()
     if WARNING <= level < CONTINUED:
-        _complaints.append(line)
+        _complaints.lines.append(line)
     log.debug("%s", line)
 
 
-_log_callback = llama_cpp.llama_log_callback(_on_log)  # must live as long as the library
-llama_cpp.llama_log_set(_log_callback, ctypes.c_void_p(0))
+log_callback = llama_cpp.llama_log_callback(_on_log)
+"""Must live as long as the library."""
+llama_cpp.llama_log_set(log_callback, ctypes.c_void_p(0))
 llama_cpp.llama_backend_init()
 
 
 @contextmanager
 def complaints() -> Iterator[Callable[[], str]]:
-    """Inside the block, the yielded function tells what llama.cpp has complained of since its start."""
-    _complaints.clear()
-    yield lambda: "; ".join(_complaints)
+    """Inside the block, the yielded function tells what llama.cpp has complained of since its start, in this thread."""
+    _complaints.lines.clear()
+    yield lambda: "; ".join(_complaints.lines)
 
 
 def without_release(function: Any) -> Any:

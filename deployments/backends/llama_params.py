@@ -4,6 +4,7 @@ import ctypes
 from typing import Any
 
 import llama_cpp
+from llama_cpp import mtmd_cpp
 
 from deployments.backends.llama_library import has_broken_tiles
 from deployments.config import ModelConfig, default_threads
@@ -12,6 +13,8 @@ from deployments.errors import ConfigInvalid
 DEFAULT_CONTEXT = 8192
 """Largest context that a model gets unasked."""
 DEFAULT_BATCH = 512
+DEFAULT_PICTURE_BATCH = 2048
+"""Where a picture must lie in one batch: as many rows as projectors make of a large one."""
 DEFAULT_SLOTS = 32
 ENCODER_BATCH = 2048 if llama_cpp.llama_supports_gpu_offload() else 256
 """Tokens of an encoder's batch. In batches of 64, 256 and 512 tokens one core runs 3,423, 3,854 and 3,788 tokens/s of
@@ -62,8 +65,13 @@ def model_params(config: ModelConfig) -> llama_cpp.llama_model_params:
     return params
 
 
-def context_params(config: ModelConfig, trained_context: int) -> tuple[llama_cpp.llama_context_params, int]:
-    """How to run the model, and the tokens that one request may use."""
+def context_params(
+    config: ModelConfig, trained_context: int, *, whole_pictures: bool = False
+) -> tuple[llama_cpp.llama_context_params, int]:
+    """How to run the model, and the tokens that one request may use.
+
+    `whole_pictures`: the model's projector wants all rows of a picture in one batch.
+    """
     context_size = config.context_size or min(trained_context, DEFAULT_CONTEXT)
     cells = config.kv_cells or 4 * context_size
     if cells < context_size:
@@ -78,7 +86,8 @@ def context_params(config: ModelConfig, trained_context: int) -> tuple[llama_cpp
     params.n_ctx = cells
     params.n_seq_max = slots
     # A step holds a token of every slot at least, and logits of one token per slot at most.
-    params.n_batch = params.n_ubatch = max(config.parameters.batch or DEFAULT_BATCH, slots)
+    batch = config.parameters.batch or (DEFAULT_PICTURE_BATCH if whole_pictures else DEFAULT_BATCH)
+    params.n_batch = params.n_ubatch = max(batch, slots)
     params.n_outputs_max = slots
     params.swa_full = True  # else prefixes of sliding-window models could not be cut and shared
     _set_common(params, config)
@@ -99,6 +108,17 @@ def encoder_params(
     params.n_seq_max = ENCODER_SEQUENCES
     _set_common(params, config)
     return params, max_length, batch_tokens
+
+
+def projector_params(config: ModelConfig, marker: str) -> mtmd_cpp.mtmd_context_params:
+    """How to load and run the projector of a model that reads media. `marker`: stands for one in a prompt."""
+    params: mtmd_cpp.mtmd_context_params = mtmd_cpp.mtmd_context_params_default()
+    params.use_gpu = config.gpu_layers != 0
+    params.n_threads = config.threads or default_threads()
+    params.flash_attn_type = _choice("flash_attention", config, FLASH_ATTENTION)
+    params.media_marker = marker.encode()
+    params.print_timings = False
+    return params
 
 
 def _set_common(params: llama_cpp.llama_context_params, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""Choosing a request's next token: llama.cpp's sampler chain, grammar, JSON Schema mask, logprobs."""
+"""Choosing a request's next token: llama.cpp's sampler chain, grammar, constraint's mask, logprobs."""
 
 import ctypes
 import random
@@ -15,7 +15,7 @@ from deployments.backends.llama_decoder import LlamaDecoder
 from deployments.backends.llama_library import complaints, without_release
 from deployments.backends.llama_vocab import LlamaVocab
 from deployments.errors import EngineError, InvalidRequest
-from deployments.text.constraint import JsonSchemaConstraint
+from deployments.text.constraint import TokenConstraint
 
 SamplerPointer = Any
 """A `llama_sampler *` of ctypes; NULL is false."""
@@ -44,7 +44,7 @@ class LlamaSampler:
         context_size: int,
         top_logprobs: int | None = None,
         grammar: str | None = None,
-        constraint: JsonSchemaConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> None:
         """Raises InvalidRequest at `grammar`."""
         self._decoder = decoder

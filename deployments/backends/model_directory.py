@@ -9,9 +9,10 @@ from deployments.errors import ModelLoadFailed
 
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
+PICKLED_WEIGHTS = "pytorch_model*.bin"
 
 
-def find_directory(config: ModelConfig, models_path: Path) -> Path:
+def find_directory(config: ModelConfig, models_path: Path, *, allow_pickles: bool = False) -> Path:
     """Where a model lies: `parameters.model` is a folder in the models directory, or a file in that folder.
 
     Raises ModelLoadFailed that names what is missing.
@@ -25,7 +26,7 @@ def find_directory(config: ModelConfig, models_path: Path) -> Path:
         )
     if not (directory / CONFIG).is_file():
         raise ModelLoadFailed(f"{config.name}: {directory} holds no {CONFIG}: it is no model in Hugging Face's layout")
-    if not any(directory.rglob(WEIGHTS)):
+    if not any(directory.rglob(WEIGHTS)) and not (allow_pickles and any(directory.rglob(PICKLED_WEIGHTS))):
         raise ModelLoadFailed(
             f"{config.name}: {directory} holds no {WEIGHTS} file; pickled weights (.bin) are not loaded, since they "
             "can run code: convert them with transformers' save_pretrained"

@@ -7,8 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-State = NDArray[np.uint8]
-"""A sequence's part of the cache, as the engine writes it."""
+from deployments.backends.mrope import Jumps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """A sequence's part of the cache."""
+
+    data: NDArray[np.uint8]
+    """As the engine writes it."""
+    jumps: Jumps = ()
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,11 +18,15 @@ class Backend:
     """What it can do → `module:Class`. The class has `load(config, models_path, progress)`, blocking, and the task's
     Protocol. The first task is that of a model which doesn't say what it is for."""
     requires: str | None = None
-    """Top-level module that the extra installs; None: nothing."""
+    """Top-level modules that the extra installs, with spaces between; None: nothing."""
     extra: str | None = None
     """The extra of pyproject.toml that brings it: `make install-<extra>`."""
     suffixes: tuple[str, ...] = ()
     """Weights files with these suffixes use this backend when a config names none."""
+    environment: str | None = None
+    """Folder of the project with the virtual environment in which its replicas run; None: the server's own."""
+    spreads: bool = False
+    """One replica may be spread over several GPUs: `tensor_parallel_size`."""
 
 
 BACKENDS: dict[str, Backend] = {
@@ -44,10 +48,24 @@ BACKENDS: dict[str, Backend] = {
         requires="sentence_transformers",
         extra="sentence-transformers",
     ),
+    "vllm": Backend(
+        {
+            Task.CHAT: "deployments.backends.vllm:Vllm",
+            Task.EMBEDDING: "deployments.backends.vllm_pooling:VllmEmbedder",
+            Task.RERANK: "deployments.backends.vllm_pooling:VllmReranker",
+        },
+        requires="vllm",
+        extra="vllm",
+        environment=".venv-vllm",
+        spreads=True,
+    ),
     "transformers": Backend(
-        {Task.EMBEDDING: "deployments.backends.sentence_transformers:SentenceEmbedder"},
-        requires="sentence_transformers",
-        extra="sentence-transformers",
+        {
+            Task.CHAT: "deployments.backends.transformers_text:TransformersText",
+            Task.EMBEDDING: "deployments.backends.sentence_transformers:SentenceEmbedder",
+        },
+        requires="llguidance sentence_transformers",
+        extra="transformers",
     ),
     "faster-whisper": Backend(
         {Task.TRANSCRIPTION: "deployments.backends.faster_whisper:FasterWhisper"},
@@ -119,9 +137,10 @@ def engine_class(name: str, task: Task) -> Any:
     backend = lookup(name)
     if task not in backend.classes:
         raise ConfigInvalid(f'backend "{name}" can\'t do {task}: it is for {", ".join(backend.classes)}')
-    if backend.requires and importlib.util.find_spec(backend.requires) is None:
+    missing = next((one for one in (backend.requires or "").split() if importlib.util.find_spec(one) is None), None)
+    if missing is not None:
         raise BackendNotInstalled(
-            f'backend "{name}" needs the Python package "{backend.requires}", which is not installed here; '
+            f'backend "{name}" needs the Python package "{missing}", which is not installed here; '
             f"run: make install-{backend.extra}"
         )
     module, _, attribute = backend.classes[task].partition(":")

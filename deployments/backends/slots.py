@@ -53,7 +53,7 @@ class Slot:
 
     index: int
     ids: list[int] = field(default_factory=list)
-    """The running job's ids, or what the last one left in the cache."""
+    """The running job's ids, or what the last one left in the cache. Media have ids, too: `media_span.row_ids`."""
     filled: int = 0
     """How many of `ids` are in the cache."""
     job: Job | None = None
@@ -62,8 +62,13 @@ class Slot:
 
     @property
     def pending(self) -> int:
-        """Tokens to decode until the next one can be sampled: 1 while generating, more while prefilling."""
+        """Tokens to decode until the next one can be sampled."""
         return len(self.ids) - self.filled
+
+    @property
+    def generating(self) -> bool:
+        """One token is to be decoded, and then the next one can be sampled. Otherwise a job is prefilling."""
+        return self.pending == 1 and self.job is not None and self.job.span_at(self.filled) is None
 
 
 class Slots:
@@ -115,7 +120,7 @@ class Slots:
         """Like `longest_prefix`, of the prompts that are being prefilled now, as if they were done."""
         if not self._memory.reuses_prefixes:
             return 0
-        prefilling = (slot for slot in self.running() if slot.pending > 1)
+        prefilling = (slot for slot in self.running() if not slot.generating)
         return max((common_prefix(ids, slot.ids, len(ids) - 1) for slot in prefilling), default=0)
 
     def recall(self, ids: Sequence[int]) -> None:
@@ -154,7 +159,9 @@ class Slots:
         return slot.filled
 
     def release(self, slot: Slot) -> None:
-        """The job is gone; what it leaves in the cache may serve another one."""
+        """The job is gone; what it leaves in the cache may serve another one. No half of a picture does."""
+        if slot.job is not None:
+            self._trim(slot, slot.job.whole(slot.filled))
         slot.job, slot.ids = None, slot.ids[: slot.filled]
         slot.used_at = next(self._uses)
         self._most_used = max(self._most_used, self.cells.used)

@@ -1,81 +1,113 @@
-"""JSON Schema as a constraint on the next token: a mask over the vocabulary, by llguidance."""
+"""A grammar or JSON Schema as a constraint on the next token: a mask over the vocabulary, by llguidance."""
 
 import json
 from collections.abc import Iterable, Mapping
-from enum import Enum, auto
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
+from llguidance.gbnf_to_lark import gbnf_to_lark
 from numpy.typing import NDArray
 
-from deployments.errors import EngineError, InvalidRequest, UnsupportedParameter
+from deployments.backends.base import Generate
+from deployments.errors import EngineError, InvalidRequest
+from deployments.text.json_schema import guidance_schema
 
-
-class Holds(Enum):
-    """What stands under a keyword of JSON Schema."""
-
-    VALUE = auto()
-    """Anything but schemas."""
-    SCHEMA = auto()
-    """A schema, or a list of them."""
-    SCHEMAS = auto()
-    """Names of the client's choice, each with a schema."""
-
-
-SUPPORTED_KEYWORDS: Mapping[str, Holds] = {
-    **dict.fromkeys(("type", "enum", "const", "$ref", "$anchor", "$id", "format", "pattern"), Holds.VALUE),
-    **dict.fromkeys(("minLength", "maxLength", "minimum", "maximum"), Holds.VALUE),
-    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum", "multipleOf"), Holds.VALUE),
-    **dict.fromkeys(("minItems", "maxItems", "minProperties", "maxProperties", "required"), Holds.VALUE),
-    **dict.fromkeys(("anyOf", "oneOf", "allOf", "items", "prefixItems"), Holds.SCHEMA),
-    **dict.fromkeys(("additionalItems", "additionalProperties"), Holds.SCHEMA),
-    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), Holds.SCHEMAS),
-}
-"""Keywords that the output obeys (llguidance 1.9, docs/json_schema.md), and what stands under each."""
-
-ANNOTATIONS = frozenset(
-    ("$schema", "$comment", "title", "description", "default", "example", "examples", "deprecated", "readOnly",
-     "writeOnly", "contentEncoding", "contentMediaType")
-)  # fmt: skip
-"""Keywords that say nothing about what is valid."""
-
-NEUTRAL: Mapping[str, Any] = {"uniqueItems": False, "nullable": False}
-"""Keywords that we don't support, with the value at which they ask for nothing."""
-
-WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
-"""Between tokens of JSON. Bounded: small models like to go on with spaces for ever."""
+LONGEST_RUN_OF_DIGITS = 17
+"""So many tell every double from its neighbours (IEEE 754, binary64). Small models go on for ever after `0.`"""
 
 LONGEST_ERROR = 300
 
 
-class JsonSchemaConstraint:
-    """The output so far, and what may follow so that a schema's JSON document comes out."""
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an output must match."""
 
-    def __init__(self, tokenizer: LLTokenizer, schema: Mapping[str, Any]) -> None:
-        """Compiling takes milliseconds. Raises InvalidRequest at `response_format`."""
-        grammar = LLMatcher.grammar_from_json_schema(
-            json.dumps(checked(schema)), overrides={"whitespace_pattern": WHITESPACE}
-        )
-        self._matcher = LLMatcher(tokenizer, grammar, log_level=0)
+    text: str
+    """As `LLMatcher` reads it."""
+    param: str
+    """The request field that it comes from, to be named when it can't be followed."""
+    is_json: bool = False
+
+    def problem(self) -> str:
+        """Why it can't be followed, whatever the vocabulary; empty: it can. Takes milliseconds."""
+        return _short(LLMatcher.validate_grammar(self.text))
+
+
+def grammar_of(request: Generate, *, gbnf: bool = True) -> Grammar | None:
+    """The request's JSON Schema, Lark grammar or GBNF, the first that is there; None: there is none.
+
+    `gbnf` False: the engine reads GBNF itself. Raises UnsupportedParameter that names the schema's keywords which we
+    can't obey, and InvalidRequest for bad GBNF.
+    """
+    if request.json_schema is not None:
+        return json_grammar(request.json_schema)
+    if request.lark is not None:
+        return lark_grammar(request.lark)
+    if request.grammar and gbnf:
+        return Grammar(LLMatcher.grammar_from_lark(lark_from_gbnf(request.grammar)), "grammar")
+    return None
+
+
+def json_grammar(schema: Mapping[str, Any], at: str = "response_format") -> Grammar:
+    """Raises UnsupportedParameter at `at`."""
+    text = json.dumps(guidance_schema(schema, at))  # keeps the order of properties
+    return Grammar(LLMatcher.grammar_from_json_schema(text), at, is_json=True)
+
+
+def lark_grammar(lark: str, at: str = "tools") -> Grammar:
+    return Grammar(LLMatcher.grammar_from_lark(lark), at)
+
+
+def lark_from_gbnf(gbnf: str) -> str:
+    """llama.cpp's grammar format as llguidance's Lark. Raises InvalidRequest at `grammar`."""
+    try:
+        return gbnf_to_lark(gbnf)
+    except RecursionError:
+        raise InvalidRequest("the grammar's groups are nested too deeply").at("grammar") from None
+    except Exception as error:  # noqa: BLE001 – of this very class are the converter's complaints
+        raise InvalidRequest(f"the grammar is not valid GBNF: {_short(str(error))}").at("grammar") from None
+
+
+class TokenConstraint:
+    """The output so far, and what may follow so that it matches a grammar."""
+
+    def __init__(self, tokenizer: LLTokenizer, grammar: Grammar) -> None:
+        """Compiling takes milliseconds. Raises InvalidRequest at the grammar's request field."""
+        self._tokenizer = tokenizer
+        self._matcher = LLMatcher(tokenizer, grammar.text, log_level=0)
+        self._numbers = _JsonNumbers() if grammar.is_json else None
+        self._bits = np.zeros((tokenizer.vocab_size + 31) // 32, np.uint32)
         if self._matcher.is_error():
+            what = "JSON Schema" if grammar.is_json else "grammar"
             problem = _short(self._matcher.get_error())
-            raise InvalidRequest(f"this JSON Schema can't be followed: {problem}").at("response_format")
+            raise InvalidRequest(f"this {what} can't be followed: {problem}").at(grammar.param)
         self.finished = False
-        """The document is complete, and nothing but the end can follow."""
+        """The output is complete, and nothing but the end can follow."""
 
     def mask(self, logits: NDArray[np.float32]) -> None:
-        """Write -inf at every token that may not follow. `logits` has the vocabulary's size."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        forbidden = np.unpackbits(bits, count=logits.size, bitorder="little") == 0
-        np.copyto(logits, -np.inf, where=forbidden)
+        """Write -inf at every token that may not follow. `logits` [vocabulary size, or more]."""
+        np.copyto(logits, -np.inf, where=self.forbidden(logits.size))
+
+    def forbidden(self, size: int) -> NDArray[np.bool_]:
+        """[size], True for every token that may not follow; ids from the vocabulary's size on never may."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            raise EngineError(f"the schema's constraint failed: {_short(self._matcher.get_error())}")
+            raise EngineError(f"the output's constraint failed: {_short(self._matcher.get_error())}")
+        if self._numbers is not None and self._numbers.digits >= LONGEST_RUN_OF_DIGITS:
+            self._end_the_number()
+        flags = np.unpackbits(np.invert(self._bits).view(np.uint8), bitorder="little").view(np.bool_)
+        if size <= flags.size:
+            return flags[:size]
+        return np.concatenate([flags, np.ones(size - flags.size, np.bool_)])
 
     def accept(self, token: int) -> None:
         """`token` was chosen."""
         if not self._matcher.consume_token(token):
-            raise EngineError(f"the schema does not allow token {token}")
+            raise EngineError(f"the output's constraint does not allow token {token}")
+        if self._numbers is not None:
+            self._numbers.read(self._tokenizer.decode_bytes([token]))
         self.finished = self._matcher.is_stopped()
 
     def replay(self, tokens: Iterable[int]) -> None:
@@ -83,37 +115,31 @@ class JsonSchemaConstraint:
         for token in tokens:
             self.accept(token)
 
-
-def checked(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy without what asks for nothing. Raises UnsupportedParameter that names every keyword we can't obey."""
-    unknown: set[str] = set()
-    try:
-        copy: dict[str, Any] = _copy(dict(schema), unknown)
-    except RecursionError:
-        raise InvalidRequest("this JSON Schema is nested too deeply").at("response_format") from None
-    if unknown:
-        names = ", ".join(f"`{name}`" for name in sorted(unknown))
-        raise UnsupportedParameter(f"JSON Schema keywords that are not supported: {names}").at("response_format")
-    return copy
+    def _end_the_number(self) -> None:
+        """Take digits out of what is allowed, unless nothing else is."""
+        allowed = np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), bitorder="little"))
+        digits = [token for token in allowed.tolist() if self._tokenizer.decode_bytes([token])[:1].isdigit()]
+        if len(digits) < len(allowed):
+            for token in digits:
+                self._bits[token // 32] &= ~np.uint32(1 << token % 32)
 
 
-def _copy(schema: Any, unknown: set[str]) -> Any:
-    if isinstance(schema, list):
-        return [_copy(one, unknown) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    copy: dict[str, Any] = {}
-    for keyword, value in schema.items():
-        holds = SUPPORTED_KEYWORDS.get(keyword)
-        if holds is Holds.SCHEMAS and isinstance(value, dict):
-            copy[keyword] = {name: _copy(one, unknown) for name, one in value.items()}
-        elif holds is Holds.SCHEMA:
-            copy[keyword] = _copy(value, unknown)
-        elif holds is not None:
-            copy[keyword] = value
-        elif keyword not in ANNOTATIONS and not keyword.startswith("x-") and NEUTRAL.get(keyword, ...) != value:
-            unknown.add(keyword)
-    return copy
+class _JsonNumbers:
+    """Reads JSON as it is written and counts the digits at its end that belong to a number."""
+
+    def __init__(self) -> None:
+        self.digits = 0
+        self._in_string = False
+        self._escaped = False
+
+    def read(self, text: bytes) -> None:
+        for char in text:
+            if self._in_string:
+                self._in_string = self._escaped or char != ord('"')
+                self._escaped = not self._escaped and char == ord("\\")
+                continue
+            self._in_string = char == ord('"')
+            self.digits = self.digits + 1 if ord("0") <= char <= ord("9") else 0
 
 
 def _short(error: str) -> str:

@@ -9,6 +9,34 @@ from dataclasses import dataclass, field
 from deployments.backends.base import Token, TokenLogprob
 
 
+class StopStrings:
+    """Text in pieces, up to a stop string. What may be the start of one is held back; it itself is never sent."""
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._stop = [s for s in stop if s]
+        self._held = ""
+        self.found = False
+        """What follows is not wanted."""
+
+    def push(self, text: str) -> str:
+        """What can be sent now."""
+        if not self._stop:
+            return text
+        self._held += text
+        if places := [at for s in self._stop if (at := self._held.find(s)) >= 0]:
+            self.found = True
+            return self._release(min(places))
+        return self._release(len(self._held) - max(_overlap(self._held, s) for s in self._stop))
+
+    def flush(self) -> str:
+        """What is held back, at the end of the text."""
+        return self._release(len(self._held))
+
+    def _release(self, count: int) -> str:
+        text, self._held = self._held[:count], self._held[count:]
+        return text
+
+
 class TextDecoder:
     """Turns one sequence's tokens into text that may be sent.
 
@@ -18,24 +46,26 @@ class TextDecoder:
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._stop = [s for s in stop if s]
-        self._held = ""
-        self._sent = 0
+        self._stop = StopStrings(stop)
+        self._read = self._sent = 0  # characters
         self._logprobs: deque[tuple[int, TokenLogprob]] = deque()  # where the token's text ends, in characters
-        self.stopped = False
+
+    @property
+    def stopped(self) -> bool:
         """A stop string was found: what follows is not wanted."""
+        return self._stop.found
 
     def push(self, token: Token) -> str:
         """Text that this token makes ready; empty when all of it is held back."""
-        self._held += self._utf8.decode(token.text)
+        text = self._utf8.decode(token.text)
+        self._read += len(text)
         if token.logprob is not None:
-            self._logprobs.append((self._sent + len(self._held), token.logprob))
-        return self._release(self._ready())
+            self._logprobs.append((self._read, token.logprob))
+        return self._send(self._stop.push(text))
 
     def flush(self) -> str:
         """What is held back, at the end of the sequence. A broken character becomes U+FFFD."""
-        self._held += self._utf8.decode(b"", final=True)
-        return self._release(len(self._held))
+        return self._send(self._stop.push(self._utf8.decode(b"", final=True)) + self._stop.flush())
 
     def logprobs(self) -> list[TokenLogprob]:
         """Those of the tokens whose text has been released since the last call."""
@@ -44,20 +74,8 @@ class TextDecoder:
             out.append(self._logprobs.popleft()[1])
         return out
 
-    def _ready(self) -> int:
-        """How many of the held characters can be sent; cuts them at a stop string."""
-        if not self._stop:
-            return len(self._held)
-        found = [at for s in self._stop if (at := self._held.find(s)) >= 0]
-        if found:
-            self.stopped = True
-            self._held = self._held[: min(found)]
-            return len(self._held)
-        return len(self._held) - max(_overlap(self._held, s) for s in self._stop)
-
-    def _release(self, count: int) -> str:
-        text, self._held = self._held[:count], self._held[count:]
-        self._sent += count
+    def _send(self, text: str) -> str:
+        self._sent += len(text)
         return text
 
 

@@ -34,6 +34,7 @@ class GoTemplate:
 
     def __init__(self, source: str, name: str = "template") -> None:
         """Raises TemplateError."""
+        self.source = source
         self._body = _Parser(source, name).template()
 
     def render(self, data: Any) -> str:

@@ -18,13 +18,22 @@ class JinjaTemplate:
 
     def __init__(self, source: str) -> None:
         """Raises ConfigInvalid."""
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            tree = environment.parse(source)
+            self._template = environment.from_string(source)
         except TemplateSyntaxError as error:
             raise ConfigInvalid(
                 f"the model's own chat template, line {error.lineno}: {error.message}; "
                 "set template.chat and template.chat_message to replace it"
             ) from error
+        self.names = frozenset(name.name for name in tree.find_all(nodes.Name))
+        """Variables that it speaks of, its own and those that it is given."""
+        self.fields = frozenset(
+            {constant.value for constant in tree.find_all(nodes.Const) if isinstance(constant.value, str)}
+            | {attribute.attr for attribute in tree.find_all(nodes.Getattr)}
+        )
+        """Strings and attributes in its expressions: what it may ask of a message."""
 
     def render(self, variables: dict[str, Any]) -> str:
         """Raises InvalidRequest in the template's own words when it refuses these messages, or fails on them."""

@@ -1,12 +1,14 @@
 """Real models, installed once as a user installs them."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gallery.install import install_starter
+from tests.serving import Server, eventually
 
 CACHE = Path(os.environ.get("MANTA_TEST_MODELS") or Path(__file__).parents[2] / "models" / "test")
 """A models directory for each model: the starter installs into an empty one."""
@@ -27,6 +29,18 @@ def smollm2_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2(server: Server, smollm2_path: Path) -> str:
+    """SmolLM2 on the shared server, under this name."""
+    name = "smollm2-135m-instruct"
+    (server.models_path / smollm2_path.name).symlink_to(smollm2_path)
+    (server.models_path / f"{name}.yaml").write_text((smollm2_path.parent / f"{name}.yaml").read_text())
+    with server.client() as client:
+        client.post("/models/reload")
+        eventually(lambda: name in client.get("/v1/models").text)
+    return name
+
+
+@pytest.fixture(scope="session")
 def minilm_path() -> Path:
     """all-MiniLM-L6-v2, a bi-encoder of 384 dimensions: a directory of sentence-transformers, 91 MB."""
     return installed("all-minilm-l6-v2") / "all-MiniLM-L6-v2"
@@ -36,3 +50,18 @@ def minilm_path() -> Path:
 def reranker_path() -> Path:
     """A cross-encoder of three layers, distilled from all-MiniLM-L6-v2: `tests/fixtures/train_reranker.py`."""
     return RERANKER
+
+
+@pytest.fixture(scope="session")
+def smollm2_safetensors_path(smollm2_path: Path) -> Path:
+    """SmolLM2-135M-Instruct in Hugging Face's layout, 270 MB: made from the GGUF once."""
+    pytest.importorskip("transformers")
+    from tests.fixtures.gguf2hf import convert
+
+    directory = CACHE / "smollm2-135m-instruct-safetensors" / "SmolLM2-135M-Instruct"
+    if not (directory / "model.safetensors").is_file():
+        unfinished = directory.with_name(f".{os.getpid()}")
+        convert(smollm2_path, unfinished)
+        shutil.rmtree(directory, ignore_errors=True)
+        unfinished.rename(directory)
+    return directory

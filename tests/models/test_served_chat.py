@@ -18,17 +18,6 @@ QUESTION = [
 ]
 
 
-@pytest.fixture(scope="module")
-def smollm2(server: Server, smollm2_path: Path) -> str:
-    """The starter model on the shared server."""
-    (server.models_path / smollm2_path.name).symlink_to(smollm2_path)
-    (server.models_path / f"{MODEL}.yaml").write_text((smollm2_path.parent / f"{MODEL}.yaml").read_text())
-    with server.client() as client:
-        client.post("/models/reload")
-        eventually(lambda: MODEL in client.get("/v1/models").text)
-    return MODEL
-
-
 @pytest.fixture
 def client(server: Server, smollm2: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:

@@ -19,7 +19,8 @@ from tests.unit.http_clients import AppFactory, Served, http_client
 from tests.unit.local_dispatch import CARDS, LocalDispatch
 from tests.unit.waiting import until
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01"
+"""As far as its size."""
 A, B, MASK = PNG + b"a", PNG + b"b", PNG + b"mask"
 GENERATIONS = "/v1/images/generations"
 

@@ -10,15 +10,16 @@ import pytest
 
 from api import media
 from api.gallery_settings import GalleryBlock
-from api.media import check_image, load_image
+from api.media import check_image, load_audio, load_image
 from api.settings import Settings
 from deployments.errors import InvalidRequest
 from tests.file_server import FileServer
 
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(250, 256)) * 3 + b"?"
-JPEG = b"\xff\xd8\xff\xe0..JFIF"
-WEBP = b"RIFF\x00\x00\x00\x00WEBPVP8 "
-GIF = b"GIF89a"
+HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+PNG = HEADER + b"\x00\x00\x00\x01\x00\x00\x00\x01" + bytes(range(250, 256)) * 3 + b"?"
+JPEG = b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x01\x00\x01"
+WEBP = b"RIFF\x00\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00" + bytes(10)
+GIF = b"GIF89a\x01\x00\x01\x00"
 MIB = 2**20
 
 SETTINGS = Settings(image_limit_mb=1, gallery=GalleryBlock(download_allow=("127.0.0.1",), download_stall_timeout=2))
@@ -35,10 +36,16 @@ def test_what_begins_as_an_image_is_taken(image: bytes) -> None:
     assert check_image(image, "file") is image
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"<html>", b"RIFF\x00\x00\x00\x00WAVE", PNG[1:], b"BM\x00\x00"])
+@pytest.mark.parametrize("content", [b"", b"x", b"<html>", b"RIFF\x00\x00\x00\x00WAVE", PNG[1:], b"BM\x00\x00", HEADER])
 def test_what_is_no_image_is_not(content: bytes) -> None:
     with pytest.raises(InvalidRequest, match="'file'") as error:
         check_image(content, "file")
+    assert error.value.param == "file"
+
+
+def test_an_image_that_says_it_is_gigantic() -> None:
+    with pytest.raises(InvalidRequest, match="65536 x 65536 pixels") as error:
+        check_image(HEADER + b"\x00\x01\x00\x00" * 2, "file")
     assert error.value.param == "file"
 
 
@@ -78,6 +85,22 @@ async def test_what_is_refused(source: str, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words) as error:
         await load_image(source, "file", SETTINGS)
     assert error.value.param == "file"
+
+
+async def test_sounds() -> None:
+    assert await load_audio(b64encode(b"RIFF").decode(), "file", SETTINGS) == b"RIFF"
+    assert await load_audio("data:audio/wav;base64,UklGRg==", "file", SETTINGS) == b"RIFF"
+    with pytest.raises(InvalidRequest, match="empty"):
+        await load_audio("", "file", SETTINGS)
+    with pytest.raises(InvalidRequest, match="the audio could not be fetched"):
+        await load_audio("http://127.0.0.1:9/a.wav", "file", SETTINGS)
+
+
+async def test_much_base64_is_decoded_all_the_same() -> None:
+    content = PNG + bytes(2 * MIB)
+    assert await load_image(b64encode(content).decode(), "file", SETTINGS) == content
+    with pytest.raises(InvalidRequest, match="none"):
+        await load_image("%" * 2 * MIB, "file", SETTINGS)
 
 
 async def test_by_url(server: FileServer) -> None:

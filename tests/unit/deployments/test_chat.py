@@ -14,14 +14,15 @@ from deployments.backends.base import (
     DeltaGroup,
     EditRequest,
     Generate,
+    Media,
     Token,
     TokenGroup,
     TokenizeRequest,
 )
 from deployments.backends.echo import Echo
-from deployments.chat import ChatModel
+from deployments.chat import ChatModel, Source
 from deployments.config import ModelConfig
-from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest, Overloaded
+from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest, Overloaded, UnsupportedParameter
 
 
 def model(tmp_path: Path, options: list[str] | None = None, **fields: Any) -> ChatModel:
@@ -149,7 +150,7 @@ async def test_a_full_queue_refuses_with_429(tmp_path: Path, monkeypatch: pytest
 
 async def test_a_seed_differs_between_choices(tmp_path: Path) -> None:
     echo = model(tmp_path)
-    seeds = [echo._generate(say("x", sampling={"seed": 7}), [1], n, n).sampling.seed for n in range(3)]
+    seeds = [echo._generate(say("x", sampling={"seed": 7}), Source([1]), n, n).sampling.seed for n in range(3)]
     assert seeds == [7, 8, 9]
 
 
@@ -178,3 +179,183 @@ async def test_one_choice_does_not_wait_for_another(tmp_path: Path) -> None:
         async for group in chat.stream_complete(CompletionRequest(prompts=["a", "b"])):
             seen += group.deltas
     assert [(d.index, d.text) for d in seen if d.text] == [(0, "a"), (1, "b")]
+
+
+# ---- tools, reasoning, media -----------------------------------------------------------------------------------------
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = '<tool_call>\\n{"name": "weather", "arguments": {"city": "Roma"}}\\n</tool_call>'
+
+
+def scripted(tmp_path: Path, answer: str, **fields: Any) -> ChatModel:
+    return model(tmp_path, [f"answer:{answer}"], **{"tool_format": "hermes", **fields})
+
+
+def pieces(streamed: list[DeltaGroup], index: int = 0) -> list[Delta]:
+    return [delta for group in streamed for delta in group.deltas if delta.index == index]
+
+
+async def test_calls_are_streamed_name_first_and_end_the_answer_so(tmp_path: Path) -> None:
+    chat = scripted(tmp_path, f"Let me look.\\n{CALL}")
+    streamed = await groups(chat.stream_chat(say("x", tools=[WEATHER]), window_s=0))
+    calls = [call for delta in pieces(streamed) for call in delta.tool_calls]
+    assert (calls[0].index, calls[0].name) == (0, "weather") and calls[0].id.startswith("call_")
+    assert [(call.id, call.name) for call in calls[1:]] == [("", "")] * (len(calls) - 1)
+    assert "".join(call.arguments for call in calls) == '{"city": "Roma"}'
+    result = (await chat.chat(say("x", tools=[WEATHER]))).choices[0]
+    assert (result.text, result.finish_reason) == ("Let me look.", "tool_calls")
+    [call] = result.tool_calls
+    assert (call.name, call.arguments) == ("weather", '{"city": "Roma"}')
+    assert call.id != calls[0].id
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": [WEATHER], "tool_choice": "none"}])
+async def test_without_tools_a_call_is_text(tmp_path: Path, fields: dict[str, Any]) -> None:
+    result = (await scripted(tmp_path, CALL).chat(say("x", **fields))).choices[0]
+    assert result.text == CALL.replace("\\n", "\n") and not result.tool_calls and result.finish_reason == "stop"
+
+
+async def test_choices_have_parsers_of_their_own(tmp_path: Path) -> None:
+    result = await scripted(tmp_path, f"{CALL}{CALL}").chat(say("x", n=3, tools=[WEATHER]))
+    assert [[call.index for call in choice.tool_calls] for choice in result.choices] == [[0, 1]] * 3
+    assert len({call.id for choice in result.choices for call in choice.tool_calls}) == 6
+
+
+async def test_one_call_is_enough_where_they_must_not_be_parallel(tmp_path: Path) -> None:
+    chat = scripted(tmp_path, f"{CALL}{CALL}")
+    result = await chat.chat(say("x", tools=[WEATHER], parallel_tool_calls=False))
+    assert len(result.choices[0].tool_calls) == 1 and result.choices[0].finish_reason == "tool_calls"
+    assert result.usage.completion_tokens < len(CALL) * 2, "the rest was not generated"
+
+
+async def test_length_in_a_call_is_length(tmp_path: Path) -> None:
+    result = (await scripted(tmp_path, CALL).chat(say("x", tools=[WEATHER], max_tokens=55))).choices[0]
+    assert result.finish_reason == "length"
+    assert result.tool_calls[0].arguments and result.tool_calls[0].arguments in '{"city": "Roma"}'
+
+
+async def test_a_call_of_nothing_known_is_content(tmp_path: Path) -> None:
+    broken = '{"name": "nothing", "arguments"'
+    result = (await scripted(tmp_path, broken).chat(say("x", tools=[WEATHER]))).choices[0]
+    assert (result.text, result.finish_reason) == (broken, "stop")
+
+
+async def test_a_resumed_call_goes_on_where_it_was(tmp_path: Path) -> None:
+    chat = scripted(tmp_path, f"<think>Hm.</think>Now: {CALL}", reasoning_format="think")
+    whole = pieces(await groups(chat.stream_chat(say("x", tools=[WEATHER]), window_s=0)))
+    ids: list[int] = []
+    for place, delta in enumerate(whole[:-1], 1):
+        ids += delta.token_ids
+        rest = await groups(chat.stream_chat(say("x", tools=[WEATHER], resume=[list(ids)])))
+        parts = [*whole[:place], *pieces(rest)]
+        assert "".join(part.reasoning for part in parts) == "Hm."
+        assert "".join(part.text for part in parts) == "Now:"
+        calls = [call for part in parts for call in part.tool_calls]
+        assert [call.name for call in calls if call.name] == ["weather"]
+        assert "".join(call.arguments for call in calls) == '{"city": "Roma"}'
+        assert rest[-1].deltas[-1].finish_reason == "tool_calls"
+
+
+async def test_reasoning_is_apart(tmp_path: Path) -> None:
+    chat = scripted(tmp_path, "<think>\\nHm.\\n</think>\\n\\nYes.", reasoning_format="think")
+    result = (await chat.chat(say("x"))).choices[0]
+    assert (result.reasoning, result.text) == ("Hm.", "Yes.")
+    completed = (await chat.complete(CompletionRequest(prompts=["x"]))).choices[0]
+    assert completed.text.startswith("<think>"), "a completion is raw"
+
+
+class Recording(Echo):
+    """Remembers what it is asked for."""
+
+    asked: Generate
+
+    async def generate(self, request: Generate) -> AsyncIterator[TokenGroup]:
+        self.asked = request
+        async for group in super().generate(request):
+            yield group
+
+
+def recording(tmp_path: Path, template: str | None = None, answer: str = "", **fields: Any) -> ChatModel:
+    config = ModelConfig(name="echo", backend="echo", **fields)
+    engine = Recording(8192, {"answer": answer} if answer else {})
+    engine.chat_template = template or engine.chat_template
+    return ChatModel(engine, config, tmp_path)
+
+
+def asked(chat: ChatModel) -> Generate:
+    assert isinstance(chat.engine, Recording)
+    return chat.engine.asked
+
+
+async def test_a_required_call_is_constrained_and_read_as_json(tmp_path: Path) -> None:
+    answer = '{"name": "weather", "arguments": {"city": "Roma"}}'
+    chat = recording(tmp_path, answer=answer, tool_format="deepseek", grammar='root ::= "x"')
+    result = (await chat.chat(say("x", tools=[WEATHER], tool_choice="required"))).choices[0]
+    assert result.tool_calls[0].arguments == '{"city": "Roma"}' and result.finish_reason == "tool_calls"
+    assert asked(chat).json_schema is not None and asked(chat).grammar is None
+
+
+async def test_tools_that_the_template_writes_leave_the_model_free(tmp_path: Path) -> None:
+    chat = recording(tmp_path, grammar='root ::= "x"')
+    await chat.chat(say("x", tools=[WEATHER]))
+    assert (asked(chat).json_schema, asked(chat).lark, asked(chat).grammar) == (None, None, None)
+    await chat.chat(say("x", tools=[WEATHER], grammar='root ::= "y"'))
+    assert asked(chat).grammar == 'root ::= "y"'
+    await chat.chat(say("x"))
+    assert asked(chat).grammar == 'root ::= "x"'
+
+
+async def test_who_must_write_json_does_not_think(tmp_path: Path) -> None:
+    template = "{{ messages[-1].content }}{% if tools %}{% endif %}{{ '<think>\\n' }}"
+    chat = recording(tmp_path, template, answer='{"name": "weather", "arguments": {"city": "Roma"}}')
+    result = (await chat.chat(say("x", tools=[WEATHER], tool_choice="required"))).choices[0]
+    assert bytes(asked(chat).tokens).decode() == "x<think>\n\n</think>\n\n"
+    assert result.tool_calls and not result.reasoning
+    free = (await chat.chat(say("x"))).choices[0]
+    assert bytes(asked(chat).tokens).decode() == "x<think>\n"
+    assert free.reasoning and not free.text
+
+
+PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+
+
+async def test_a_template_without_tools_gets_them_in_words_and_no_action_is_content(tmp_path: Path) -> None:
+    chat = recording(tmp_path, PLAIN, answer='{"name": "answer", "arguments": {"message": "Hé\\u00e9"}}')
+    streamed = pieces(await groups(chat.stream_chat(say("x", tools=[WEATHER]), window_s=0)))
+    prompt = bytes(asked(chat).tokens).decode()
+    assert prompt.startswith("[system]You can call these tools:\n{") and '"weather"' in prompt and '"answer"' in prompt
+    assert prompt.endswith("[user]x")
+    assert asked(chat).json_schema is not None
+    assert [delta.text for delta in streamed if delta.text] == ["H", "é", "é"]
+    assert streamed[-1].finish_reason == "stop" and not any(delta.tool_calls for delta in streamed)
+
+
+async def test_media_are_shown_where_they_stand(tmp_path: Path) -> None:
+    chat = model(tmp_path, ["media:image,audio"])
+    parts = [
+        {"type": "audio", "index": 1},
+        {"type": "text", "text": " and "},
+        {"type": "image", "index": 0},
+        {"type": "text", "text": "<image>!"},
+    ]
+    request = ChatRequest(
+        messages=[{"role": "user", "content": parts}], media=[Media("image", b"123"), Media("audio", b"12345")], n=2
+    )
+    result = await chat.chat(request)
+    text = "[audio: 5 bytes] and [image: 3 bytes]!"
+    assert [choice.text for choice in result.choices] == [text, text]
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (len(text), 2 * len(text))
+
+
+async def test_media_that_the_model_does_not_read_are_refused(tmp_path: Path) -> None:
+    request = ChatRequest(
+        messages=[{"role": "user", "content": [{"type": "image", "index": 0}]}], media=[Media("image", b"1")]
+    )
+    with pytest.raises(UnsupportedParameter, match="echo takes no images"):
+        await model(tmp_path, ["media:audio"]).chat(request)

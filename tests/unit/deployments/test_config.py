@@ -22,7 +22,7 @@ min_replicas max_replicas num_cpus num_gpus target_ongoing_requests max_queued_r
 pinned preload parallel kv_cells truncate download_files runtime_env type dtype f16 trust_remote_code
 threads context_size gpu_layers mmap mmlock tensor_split main_gpu flash_attention no_kv_offloading
 cache_type_k cache_type_v numa rope_scaling yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow
-lora_adapter lora_scale lora_adapters lora_scales mirostat mirostat_eta mirostat_tau grammar
+mmproj lora_adapter lora_scale lora_adapters lora_scales mirostat mirostat_eta mirostat_tau grammar
 roles system_prompt chat_template_kwargs reasoning_effort stopwords cutstrings extract_regex trimspace trimsuffix
 parameters.model parameters.temperature parameters.top_k parameters.top_p parameters.min_p parameters.typical_p
 parameters.max_tokens parameters.batch parameters.pooling parameters.ignore_eos parameters.repeat_penalty
@@ -33,6 +33,17 @@ template.join_chat_messages_by_character parameters.language
 parameters.translate quantization tts.voice tts.audio_path tts.vall_e
 step cfg_scale cuda parameters.clip_skip parameters.negative_prompt
 diffusers.cuda diffusers.pipeline_type diffusers.scheduler_type diffusers.original_config_file
+load_format gpu_memory_utilization enforce_eager max_model_len tensor_parallel_size disable_log_stats engine_args
+limit_mm_per_prompt parameters.tokenizer
+tool_format reasoning_format reasoning.disable reasoning.strip_reasoning_only reasoning.tag_pairs template.function
+function.disable_no_action function.no_action_function_name function.no_action_description_name
+function.response_regex function.json_regex_match function.replace_function_results function.replace_llm_results
+function.capture_llm_results function.function_name_key function.function_arguments_key function.argument_regex
+function.argument_regex_key_name function.argument_regex_value_name function.xml_format_preset function.xml_format
+function.grammar.disable function.grammar.parallel_calls function.grammar.disable_parallel_new_lines
+function.grammar.mixed_mode function.grammar.no_mixed_free_string function.grammar.expect_strings_after_json
+function.grammar.prefix function.grammar.properties_order function.grammar.schema_type function.grammar.triggers
+function.grammar.function_arguments_key
 diffusers.enable_parameters diffusers.cfg_scale diffusers.img2img diffusers.clip_skip diffusers.control_net
 """
 HONOURED = set(READ_BY_SOMETHING.split())
@@ -127,6 +138,9 @@ def test_threads_default_to_at_least_one() -> None:
     [
         ({"backend": "llama-cpp"}, [Task.CHAT]),
         ({"backend": "echo"}, [Task.CHAT]),
+        ({"backend": "transformers"}, [Task.CHAT]),
+        ({"backend": "transformers", "type": "AutoModelForCausalLM"}, [Task.CHAT]),
+        ({"backend": "transformers", "type": "AutoModel"}, [Task.EMBEDDING]),
         ({"backend": "llama-cpp", "embeddings": True}, [Task.EMBEDDING]),
         ({"backend": "llama-cpp", "reranking": True}, [Task.RERANK]),
         ({"backend": "llama-cpp", "reranking": True, "embeddings": True}, [Task.RERANK]),

@@ -16,9 +16,6 @@ from gallery.request import File
 from gallery.sources import SOURCES
 from gallery.sources.uri import Address, InRepository
 
-LATER = {"vllm"}
-"""Backends that are still to come. Who adds one takes it out here."""
-
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SHAPES = {
     "pypi": re.compile(r"pypi://[a-z0-9-]+==[0-9.]+/[\w./-]+"),
@@ -70,7 +67,7 @@ def test_says_what_it_is(entry: Entry) -> None:
 def test_the_server_accepts_its_config(entry: Entry) -> None:
     parsed = parse(config(entry))
     assert parsed.known_usecases
-    assert parsed.backend in BACKENDS.keys() | LATER
+    assert parsed.backend in BACKENDS
     assert parsed.backend not in ALIASES, "backends go by their own names here"
 
 
@@ -129,8 +126,3 @@ def test_names_that_clients_have_built_in_lead_to_its_entries() -> None:
     names = {entry.name for entry in ENTRIES}
     assert set(aliases.values()) <= names
     assert names.isdisjoint(aliases)
-
-
-def test_backends_that_have_come_are_no_longer_awaited() -> None:
-    assert LATER.isdisjoint(BACKENDS)
-    assert {config(entry)["backend"] for entry in ENTRIES} >= LATER, "nothing waits for these"

@@ -60,10 +60,19 @@ class FakeDecoder:
             cells = self.owned[self.batch.sequences[row]]
             if self.batch.positions[row] != len(cells):
                 raise DecodeFailed(f"position {self.batch.positions[row]} after {len(cells)} tokens")
-            cells.append((self._fresh, int(self.batch.tokens[row])))
+            cells.append((self._fresh, self._read(row)))
             self._fresh += 1
             if self.batch.outputs[row]:
                 self.rows[row] = next_token([token for _, token in cells])
+
+    def _read(self, row: int) -> int:
+        """A token; or a row of media, whose one float stands for a token, too."""
+        span = self.batch.span
+        if span is None:
+            return int(self.batch.tokens[row])
+        if not span.causal and self.batch.size != len(span.rows):
+            raise DecodeFailed(f"{self.batch.size} rows of a picture that has {len(span.rows)}")
+        return int(span.rows[self.batch.positions[row] - span.start, 0])
 
     def trim(self, sequence: int, length: int) -> bool:
         if length and not self.can_trim:
@@ -72,10 +81,10 @@ class FakeDecoder:
         return True
 
     def save(self, sequence: int) -> State:
-        return np.array([token for _, token in self.owned[sequence]], np.int64).view(np.uint8)
+        return State(np.array([token for _, token in self.owned[sequence]], np.int64).view(np.uint8))
 
     def load(self, sequence: int, state: State) -> bool:
-        tokens = state.view(np.int64).tolist()
+        tokens = state.data.view(np.int64).tolist()
         if self.used + len(tokens) > self.cells:
             return False
         assert not self.owned[sequence]

@@ -3,13 +3,16 @@
 import asyncio
 import random
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
+import numpy as np
 import pytest
 
 from deployments.backends import llama_batching
 from deployments.backends.base import Token
 from deployments.backends.jobs import Job, Output
 from deployments.backends.llama_batching import CellsExhausted, DecodeFailed, Scheduler
+from deployments.backends.media_span import MediaSpan, row_ids
 from deployments.backends.slots import Slots
 from deployments.backends.token_stream import TokenStream
 from deployments.errors import EngineError, InvalidRequest
@@ -52,6 +55,18 @@ class Bench:
     def submit(self, prompt: Sequence[int], count: int, tenant: str = "", stop_at: int | None = None) -> Job:
         sampler = FakeSampler(self.decoder, stop_at)
         job = Job(list(prompt), len(prompt) + count, sampler, TokenStream(self.loop), tenant)
+        self.tokens[job] = []
+        self.scheduler.submit(job)
+        return job
+
+    def submit_with_media(self, pieces: Sequence[Sequence[int]], count: int, *, causal: bool = True) -> Job:
+        """Every second piece is a picture. Its rows say what tokens would, so that `answer` knows what comes out."""
+        starts = accumulate(map(len, pieces), initial=0)
+        pictures = [(start, piece) for start, piece in zip(starts, pieces, strict=False)][1::2]
+        spans = [MediaSpan(start, np.array([piece], np.float32).T, causal) for start, piece in pictures]
+        parts = [row_ids(bytes(piece), len(piece)) if i % 2 else piece for i, piece in enumerate(pieces)]
+        ids = [item for part in parts for item in part]
+        job = Job(ids, len(ids) + count, FakeSampler(self.decoder), TokenStream(self.loop), spans=spans)
         self.tokens[job] = []
         self.scheduler.submit(job)
         return job
@@ -422,3 +437,92 @@ def test_without_room_an_archived_prefix_stays_where_it_is(loop) -> None:
     bench.run()
     assert bench.tokens[big] == answer(prompt(100, 2), 60)
     assert bench.tokens[again] == answer(prompt(150, 1), 2)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def picture(length: int, seed: int) -> list[int]:
+    return random.Random(1000 + seed).choices(range(256), k=length)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("shape", [(5, 30, 7), (0, 64, 1), (70, 100, 70, 3, 5), (10, 90), (3, 1), (2, 20, 0, 20, 9)])
+def test_pictures_stand_where_tokens_could(loop, shape: tuple[int, ...], causal: bool) -> None:
+    bench = Bench(loop, cells=1000, capacity=128)
+    pieces = [picture(length, seed) if seed % 2 else prompt(length, seed) for seed, length in enumerate(shape)]
+    jobs = [bench.submit_with_media(pieces, 5, causal=causal) for _ in range(2)]
+    texts = [bench.submit(prompt(length, 9), 5) for length in (20, 80)]
+    bench.run()
+    expected = answer([item for piece in pieces for item in piece], 5)
+    assert [bench.tokens[job] for job in jobs] == [expected] * 2
+    assert [bench.tokens[job] for job in texts] == [answer(prompt(length, 9), 5) for length in (20, 80)]
+
+
+def test_a_picture_goes_alone_and_in_chunks_where_it_may(loop) -> None:
+    bench = Bench(loop, cells=2000, capacity=100)
+    bench.submit_with_media([prompt(10), picture(164, 1), prompt(10, 2)], 1)
+    bench.submit(prompt(20, 3), 1)
+    bench.run()
+    assert bench.decoder.sizes == [10 + 20, 70, 94, 10]
+
+
+def test_a_picture_that_is_read_as_a_whole_waits_for_as_many_cells(loop) -> None:
+    bench = Bench(loop, cells=130, capacity=128)
+    talker = bench.submit(prompt(20), 60)
+    bench.step()
+    reader = bench.submit_with_media([prompt(3, 1), picture(90, 1), prompt(3, 2)], 5, causal=False)
+    bench.run()
+    assert bench.tokens[talker] == answer(prompt(20), 60)
+    assert bench.tokens[reader] == answer([*prompt(3, 1), *picture(90, 1), *prompt(3, 2)], 5)
+
+
+def test_a_picture_is_reused_as_a_whole_or_not_at_all(loop) -> None:
+    bench = Bench(loop, cells=2000, capacity=64)
+    head, tail = prompt(10), prompt(10, 2)
+    bench.submit_with_media([head, picture(150, 1), tail], 1)
+    bench.run()
+    same = bench.submit_with_media([head, picture(150, 1), prompt(10, 3)], 1)
+    bench.run()
+    other = bench.submit_with_media([head, picture(150, 2), tail], 1)
+    bench.run()
+    ending = bench.submit_with_media([head, picture(150, 1)], 1)
+    bench.run()
+    assert [job.cached_tokens for job in (same, other, ending)] == [160, 10, 10]
+
+
+def test_who_leaves_in_the_middle_of_a_picture_leaves_none_of_it(loop) -> None:
+    bench = Bench(loop, cells=2000, capacity=64)
+    pieces = [prompt(40), picture(500, 1), prompt(10, 2)]
+    leaving = bench.submit_with_media(pieces, 1)
+    talker = bench.submit(prompt(5, 4), 50)
+    while bench.decoder.used < 250:
+        bench.step()
+    leaving.cancelled = True
+    bench.step()
+    again = bench.submit_with_media(pieces, 3)
+    bench.run()
+    assert again.cached_tokens == 40
+    assert bench.tokens[again] == answer([item for piece in pieces for item in piece], 3)
+    assert bench.tokens[talker] == answer(prompt(5, 4), 50)
+
+
+def test_a_storm_of_pictures_leaves_nothing_behind(loop) -> None:
+    rng = random.Random(5)
+    for cells, causal in ((300, True), (300, False), (3000, True)):
+        bench = Bench(loop, cells=cells, capacity=128, archive_bytes=rng.choice((0, 10**6)), spread_cells=200)
+        asked: dict[Job, list[int]] = {}
+        for _ in range(300):
+            if rng.random() < 0.3 and len(asked) < 80:
+                pieces = [prompt(rng.randint(0, 40), rng.randint(0, 3)), picture(rng.randint(1, 90), rng.randint(0, 3))]
+                pieces.append(prompt(rng.randint(1, 20), rng.randint(0, 3)))
+                asked[bench.submit_with_media(pieces, 10, causal=causal)] = [item for piece in pieces for item in piece]
+            if asked and rng.random() < 0.05:
+                rng.choice(list(asked)).cancelled = True
+            if not bench.scheduler.idle:
+                bench.step()
+        bench.run()
+        for job, ids in asked.items():
+            assert bench.tokens[job] == answer(ids, len(bench.tokens[job]))
+            assert job.cancelled or len(bench.tokens[job]) == 10
+            assert job.sampler.closed

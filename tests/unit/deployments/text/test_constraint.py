@@ -1,4 +1,4 @@
-"""JSON Schema as a mask, on a vocabulary of single bytes."""
+"""JSON Schema and grammars as a mask, on a vocabulary of single bytes."""
 
 import json
 import random
@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from llguidance import LLTokenizer
 
-from deployments.errors import InvalidRequest, UnsupportedParameter
-from deployments.text.constraint import ANNOTATIONS, SUPPORTED_KEYWORDS, JsonSchemaConstraint
+from deployments.backends.base import Generate, Sampling
+from deployments.errors import EngineError, InvalidRequest
+from deployments.text.constraint import LONGEST_RUN_OF_DIGITS, TokenConstraint, grammar_of, json_grammar
+from deployments.text.json_schema import SUPPORTED_KEYWORDS
+from tests.random_schemas import random_schema
 
 TOKENIZER = LLTokenizer("byte")
 PERSON = {
@@ -43,14 +46,21 @@ PERSON = {
 }
 
 
-def sample(schema: dict[str, Any], seed: int = 0, most: int = 2000) -> str:
-    """A random document that the constraint lets through. Closing characters are favoured, so that it ends."""
+CLOSING = b'"}],'
+
+
+def request(**constraint: Any) -> Generate:
+    return Generate(tokens=[0], sampling=Sampling(), **constraint)
+
+
+def sample(schema: dict[str, Any], seed: int = 0, most: int = 2000, liked: bytes = CLOSING, much: float = 2) -> str:
+    """A random document that the constraint lets through. Closing characters are `liked`, so that it ends."""
     rng = np.random.default_rng(seed)
-    constraint = JsonSchemaConstraint(TOKENIZER, schema)
+    constraint = TokenConstraint(TOKENIZER, json_grammar(schema))
     ids: list[int] = []
     while not constraint.finished and len(ids) < most:
         logits = rng.normal(size=TOKENIZER.vocab_size).astype(np.float32)
-        logits[list(b'"}],')] += 2
+        logits[list(liked)] += much
         constraint.mask(logits)
         token = int(logits.argmax())
         if token == TOKENIZER.eos_token:
@@ -86,20 +96,6 @@ def test_every_kind_of_keyword(schema: dict[str, Any]) -> None:
         draft(schema, format_checker=jsonschema.FormatChecker()).validate(json.loads(sample(schema, seed)))
 
 
-def test_unsupported_keywords_are_all_named_wherever_they_stand() -> None:
-    schema = {
-        "type": "object",
-        "properties": {"a": {"type": "array", "uniqueItems": True}, "b": {"anyOf": [{"not": {"type": "string"}}]}},
-        "$defs": {"c": {"if": {}, "then": {}}},
-        "dependentRequired": {"a": ["b"]},
-    }
-    with pytest.raises(UnsupportedParameter) as caught:
-        JsonSchemaConstraint(TOKENIZER, schema)
-    assert caught.value.param == "response_format"
-    for name in ("uniqueItems", "not", "if", "then", "dependentRequired"):
-        assert f"`{name}`" in caught.value.message
-
-
 def test_names_and_values_that_look_like_keywords_are_not() -> None:
     schema = {
         "type": "object",
@@ -125,21 +121,13 @@ def test_names_and_values_that_look_like_keywords_are_not() -> None:
 )
 def test_a_bad_schema_is_the_clients_mistake(schema: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        JsonSchemaConstraint(TOKENIZER, schema)
+        TokenConstraint(TOKENIZER, json_grammar(schema))
     assert caught.value.param == "response_format"
     assert words in caught.value.message or words == caught.value.param
 
 
-def test_a_schema_nested_without_end_is_refused() -> None:
-    schema: dict[str, Any] = {}
-    for _ in range(3000):
-        schema = {"items": schema}
-    with pytest.raises(InvalidRequest, match="deep"):
-        JsonSchemaConstraint(TOKENIZER, schema)
-
-
 def test_whitespace_is_bounded() -> None:
-    constraint = JsonSchemaConstraint(TOKENIZER, {"type": "object"})
+    constraint = TokenConstraint(TOKENIZER, json_grammar({"type": "object"}))
     constraint.accept(ord("{"))
     for _ in range(16):
         constraint.accept(ord(" "))
@@ -152,7 +140,7 @@ def test_whitespace_is_bounded() -> None:
 def test_replay_leads_to_the_same_place() -> None:
     text = sample(PERSON, 3).encode()
     half = len(text) // 2
-    one, other = JsonSchemaConstraint(TOKENIZER, PERSON), JsonSchemaConstraint(TOKENIZER, PERSON)
+    one, other = TokenConstraint(TOKENIZER, json_grammar(PERSON)), TokenConstraint(TOKENIZER, json_grammar(PERSON))
     for token in text[:half]:
         one.accept(token)
     other.replay(text[:half])
@@ -162,10 +150,6 @@ def test_replay_leads_to_the_same_place() -> None:
     assert np.array_equal(*masks)
 
 
-def test_no_keyword_is_both_obeyed_and_ignored() -> None:
-    assert not SUPPORTED_KEYWORDS.keys() & ANNOTATIONS
-
-
 def test_a_random_schema_is_followed_or_refused() -> None:
     rng = random.Random(1)
     keywords = [*SUPPORTED_KEYWORDS, "not", "title"]
@@ -173,4 +157,91 @@ def test_a_random_schema_is_followed_or_refused() -> None:
     for _ in range(300):
         schema = {rng.choice(keywords): rng.choice(values) for _ in range(rng.randint(1, 3))}
         with suppress(InvalidRequest):
-            JsonSchemaConstraint(TOKENIZER, schema)
+            TokenConstraint(TOKENIZER, json_grammar(schema))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_documents_of_random_schemas_are_valid(seed: int) -> None:
+    schema = random_schema(seed)
+    jsonschema.validate(json.loads(sample(schema, seed)), schema)
+
+
+@pytest.mark.parametrize("digits", [b"0", b"9", b"0123456789.eE+-"], ids=bytes.decode)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer"},
+        {"type": "integer", "maximum": 5},
+        {"type": "number"},
+        {"type": "number", "minimum": 0, "maximum": 1},
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": ["number", "string"], "maxLength": 3},
+        {"type": "array", "items": {"type": "number", "minimum": -3}, "minItems": 2, "maxItems": 2},
+        {"type": "object", "properties": {"a": True}, "required": ["a"], "additionalProperties": False},
+    ],
+    ids=str,
+)
+def test_who_likes_digits_comes_to_an_end(schema: dict[str, Any], digits: bytes) -> None:
+    document = sample(schema, most=200, liked=digits, much=50)
+    assert len(document) < 100
+    jsonschema.validate(json.loads(document), schema)
+
+
+def test_digits_in_strings_and_required_ones_are_not_cut() -> None:
+    number = "1234567890" * 3
+    schema = {"type": "array", "prefixItems": [{"type": "string"}, {"type": "number"}], "items": False, "minItems": 2}
+    constraint = TokenConstraint(TOKENIZER, json_grammar(schema))
+    constraint.replay(f'["\\\\\\"{number}", 0.{number[:LONGEST_RUN_OF_DIGITS]}'.encode())
+    assert [chr(i) for i in np.flatnonzero(~constraint.forbidden(256))] == ["\t", "\n", "\r", " ", "E", "]", "e"]
+    assert sample({"const": 10**25}, liked=b"]") == str(10**25)
+
+
+def test_ids_beyond_the_vocabulary_are_forbidden() -> None:
+    forbidden = TokenConstraint(TOKENIZER, json_grammar({"type": "null"})).forbidden(TOKENIZER.vocab_size + 40)
+    assert np.flatnonzero(~forbidden).tolist() == [ord("n")]
+
+
+def follows(constraint: TokenConstraint, text: str) -> bool:
+    """Whether the whole text may be the output."""
+    try:
+        constraint.replay(text.encode())
+    except EngineError:
+        return False
+    return not constraint.forbidden(TOKENIZER.vocab_size)[TOKENIZER.eos_token]
+
+
+@pytest.mark.parametrize(
+    ("text", "may"), [("yes, 12", True), ("no, 7", True), ("yes, ", False), ("yes,  1", False), ("perhaps, 1", False)]
+)
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        {"lark": 'start: ("yes" | "no") ", " /[0-9]+/'},
+        {"grammar": 'root ::= ("yes" | "no") ", " [0-9]+'},
+    ],
+    ids=["lark", "gbnf"],
+)
+def test_grammars(grammar: dict[str, str], text: str, may: bool) -> None:
+    wanted = grammar_of(request(**grammar))
+    assert wanted is not None
+    assert follows(TokenConstraint(TOKENIZER, wanted), text) is may
+
+
+def test_gbnf_is_left_to_engines_that_read_it() -> None:
+    assert grammar_of(request(grammar='root ::= "a"'), gbnf=False) is None
+    assert grammar_of(request()) is None
+
+
+@pytest.mark.parametrize("gbnf", ['root ::= "a', 'toor ::= "a"', "root ::= a", "root ::= " + "(" * 5000, "x"])
+def test_bad_gbnf_is_the_clients_mistake(gbnf: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        grammar_of(request(grammar=gbnf))
+    assert caught.value.param == "grammar"
+
+
+def test_a_bad_grammar_is_said_where_it_comes_from() -> None:
+    wanted = grammar_of(request(lark="start: nowhere"))
+    assert wanted is not None and "nowhere" in wanted.problem()
+    with pytest.raises(InvalidRequest, match="nowhere") as caught:
+        TokenConstraint(TOKENIZER, wanted)
+    assert caught.value.param == "tools"

@@ -82,6 +82,27 @@ def test_functions_reach_the_template(tmp_path: Path) -> None:
     assert prompts.chat(HELLO, tools=tools).text == 'f {"type":"object"}'
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def test_the_function_template_goes_before_the_chat_template_where_there_are_tools(tmp_path: Path) -> None:
+    template = Template(chat="chat {{.Input}}", function="{{range .Functions}}{{.Name}}{{end}} {{.Input}}")
+    prompts = builder(tmp_path, template=template)
+    assert prompts.chat(HELLO, tools=[TOOL], instructions="I").text == "f hello"
+    assert prompts.chat(HELLO).text == "chat hello"
+    assert not prompts.native_tools
+
+
+def test_tools_that_no_go_template_writes_are_told_before_the_users_words(tmp_path: Path) -> None:
+    prompts = builder(tmp_path, template=Template(chat="{{.SystemPrompt}}: {{.Input}}"), system_prompt="S")
+    assert prompts.chat(HELLO, tools=[TOOL], instructions="I").text == "S: I\n\nhello"
+
+
+def test_a_broken_function_template_is_refused_by_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"^template\.function:1: "):
+        builder(tmp_path, template=Template(function="{{if}}"))
+
+
 def test_a_file_goes_before_the_text(tmp_path: Path) -> None:
     (tmp_path / "mine.tmpl").write_text("file {{.Input}}")
     assert builder(tmp_path, template=Template(chat="mine")).chat(HELLO).text == "file hello"
@@ -160,6 +181,50 @@ def test_calls_and_results_pass_through(tmp_path: Path) -> None:
     call: dict[str, Any] = {"role": "assistant", "tool_calls": [CALL]}
     messages = [call, {"role": "tool", "tool_call_id": "c1", "content": "3"}]
     assert builder(tmp_path, jinja).chat(messages).text == "Truefc1:3"
+
+
+def test_tools_that_the_model_s_template_does_not_write_are_told(tmp_path: Path) -> None:
+    jinja = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    prompts = builder(tmp_path, jinja, system_prompt="S")
+    assert not prompts.native_tools
+    assert prompts.chat(HELLO, tools=[TOOL], instructions="I").text == "[system]S\n\nI[user]hello"
+    assert prompts.chat(HELLO, instructions="I").text == "[system]S[user]hello"
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    told = prompts.chat([*HELLO, call, {"role": "tool", "tool_call_id": "c1", "content": "3"}]).text
+    assert told.endswith('[user]hello[assistant]{"name": "f", "arguments": {"q": 1}}[user]Result of f: 3')
+
+
+def test_tools_that_the_model_s_template_writes_are_its_own_affair(tmp_path: Path) -> None:
+    prompts = builder(tmp_path, "{{ tools[0].function.name }} {{ messages[0].content }}")
+    assert prompts.native_tools
+    assert prompts.chat(HELLO, tools=[TOOL], instructions="I").text == "f hello"
+
+
+def test_where_a_template_refuses_a_system_message_the_user_tells_of_the_tools(tmp_path: Path) -> None:
+    jinja = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    assert builder(tmp_path, jinja).chat(HELLO, tools=[TOOL], instructions="I").text == "[user]I\n\nhello"
+
+
+def test_a_template_that_reads_parts_gets_parts(tmp_path: Path) -> None:
+    jinja = (
+        "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}"
+        "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{% endfor %}"
+    )
+    prompts = PromptBuilder(ModelConfig(name="m"), tmp_path, jinja, {}, {"image": None})
+    parts = [{"type": "text", "text": "see "}, {"type": "image", "index": 0}]
+    prompt = prompts.chat([*HELLO, {"role": "user", "content": parts}], tools=[TOOL], instructions="I", media=1)
+    assert (prompt.text, prompt.media) == ("[system]I[user]hello[user]see <image>", [0])
+
+
+def test_a_go_template_can_not_write_a_medium_without_a_marker(tmp_path: Path) -> None:
+    message = {"role": "user", "content": [{"type": "image", "index": 0}]}
+    config = ModelConfig(name="m", template=Template(chat="{{.Input}}"))
+    with pytest.raises(UnsupportedParameter, match="no images"):
+        PromptBuilder(config, tmp_path, "jinja", {}, {"image": None}).chat([message], media=1)
+    assert PromptBuilder(config, tmp_path, "jinja", {}, {"image": "<i>"}).chat([message], media=1).text == "<i>"
 
 
 @pytest.mark.parametrize(
