@@ -1,16 +1,15 @@
 """What chat messages hold beside text: pictures and sounds, loaded, and their places in the messages."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from api.media import load_audio, load_image
 from api.settings import Settings
-from api.together import together
 from api.validation import kind, shown
 from deployments.backends.base import ChatRequest, Media
 from deployments.errors import InvalidRequest, UnsupportedParameter
+from deployments.side_by_side import side_by_side
 
 MOST_MEDIA = 16
 """Of one request."""
@@ -71,19 +70,17 @@ async def load_media(files: Sequence[MediaFile], settings: Settings) -> list[Med
     Raises InvalidRequest for one that can't be fetched, is too large or is no image, naming its part.
     """
     limit = settings.image_limit_mb << 20
-    turn = asyncio.Semaphore(PARALLEL_LOADS)
     total = 0
 
     async def load(file: MediaFile) -> Media:
         nonlocal total
-        async with turn:
-            data = await file.part.load(file.source, file.param, settings)
+        data = await file.part.load(file.source, file.param, settings)
         total += len(data)
         if total > limit:
             raise InvalidRequest(f"The images and sounds of a request may have {limit} bytes in all.").at(file.param)
         return Media(file.part.kind, data)
 
-    return await together(load(file) for file in files)
+    return await side_by_side(load, files, PARALLEL_LOADS)
 
 
 def _with_parts(message: dict[str, Any], param: str, files: list[MediaFile]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 from deployments.errors import ConfigInvalid, DownloadFailed
+from deployments.side_by_side import side_by_side
 from gallery.archive import UnpackLimits, extract_member, is_archive, unpack, unpack_layers
 from gallery.download import Report, discard, download
 from gallery.partial import remove
@@ -20,10 +21,7 @@ from gallery.space import Space
 from gallery.threads import in_thread
 
 _BLOCK = 4 << 20
-_AT_ONCE = 8
-"""Files that are looked up, or parts that are fetched, side by side."""
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -84,25 +82,6 @@ async def tried(work: Callable[[], Awaitable[Result]], settings: DownloadSetting
         except Interrupted as error:
             await asyncio.sleep(min(60.0, error.retry_after or settings.backoff * 2**attempt))
     return await work()
-
-
-async def side_by_side(
-    work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], at_once: int = _AT_ONCE
-) -> list[Result]:
-    """`work` on each item; the results in order. The first error ends the others, and is raised as it is."""
-    places = asyncio.Semaphore(at_once)
-
-    async def placed(item: Item) -> Result:
-        async with places:
-            return await work(item)
-
-    tasks = [asyncio.create_task(placed(item)) for item in items]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Fetcher:

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from deployments.errors import ConfigInvalid, DownloadFailed
+from deployments.side_by_side import side_by_side
 from gallery import pickles, records
 from gallery.config_files import mentioned
-from gallery.fetch import Fetcher, Located, Locator, locate, partial_path, require_sum, side_by_side, tried
+from gallery.fetch import Fetcher, Located, Locator, locate, partial_path, require_sum, tried
 from gallery.journal import Journal
 from gallery.locks import locked, locked_if_free
 from gallery.paths import inside

@@ -27,8 +27,8 @@ from api.schemas.image import (
     to_image_requests,
 )
 from api.sse import streamed
-from api.together import together
 from deployments.backends.base import ImageEvent, ImageRequest, ImageResult, Task
+from deployments.side_by_side import side_by_side
 
 router = APIRouter(route_class=JSONRoute, tags=["Images"])
 
@@ -93,8 +93,12 @@ async def _painted(
     if wire.stream:
         events = _events(call.gateway, model, requests)
         return ImageEvents(events, ImageEventWriter(kind, wire), call.settings.keepalive)
-    calls = [call.gateway.call(model, "paint", request, large=_is_large(request)) for request in requests]
-    results: list[ImageResult] = await unless_gone(call.receive, together(calls))
+
+    async def paint(request: ImageRequest) -> ImageResult:
+        result: ImageResult = await call.gateway.call(model, "paint", request, large=_is_large(request))
+        return result
+
+    results = await unless_gone(call.receive, side_by_side(paint, requests, at_once=len(requests)))
     return json_response(await images_answer(wire, results, images.keep))
 
 

@@ -75,14 +75,21 @@ async def test_when_all_fail_each_has_an_error_of_its_own() -> None:
     assert errors[0] is not errors[1]
 
 
-async def test_a_call_ends_when_the_last_client_has_left() -> None:
-    replica = Replica()
+async def two_waiting_clients(replica: Replica) -> list[asyncio.Task[Any]]:
+    """Their requests have reached the replica, which answers when its gate opens."""
     replica.gate.clear()
     merger = Merger(replica.call)
     clients = [asyncio.create_task(merger.call("m", "embed", number)) for number in (1, 2)]
     async with asyncio.timeout(5):
         while not replica.calls:
             await asyncio.sleep(0)
+    return clients
+
+
+async def test_a_call_ends_when_the_last_client_has_left() -> None:
+    replica = Replica()
+    clients = await two_waiting_clients(replica)
+    async with asyncio.timeout(5):
         clients[0].cancel()
         with pytest.raises(asyncio.CancelledError):
             await clients[0]
@@ -94,12 +101,8 @@ async def test_a_call_ends_when_the_last_client_has_left() -> None:
 
 async def test_the_others_get_their_answers_when_one_leaves() -> None:
     replica = Replica()
-    replica.gate.clear()
-    merger = Merger(replica.call)
-    clients = [asyncio.create_task(merger.call("m", "embed", number)) for number in (1, 2)]
+    clients = await two_waiting_clients(replica)
+    clients[0].cancel()
+    replica.gate.set()
     async with asyncio.timeout(5):
-        while not replica.calls:
-            await asyncio.sleep(0)
-        clients[0].cancel()
-        replica.gate.set()
         assert await clients[1] == 4
