@@ -26,7 +26,7 @@ class StopStrings:
         if places := [at for s in self._stop if (at := self._held.find(s)) >= 0]:
             self.found = True
             return self._release(min(places))
-        return self._release(len(self._held) - max(_overlap(self._held, s) for s in self._stop))
+        return self._release(len(self._held) - max(overlap(self._held, s) for s in self._stop))
 
     def flush(self) -> str:
         """What is held back, at the end of the text."""
@@ -79,8 +79,8 @@ class TextDecoder:
         return text
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` goes on from."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from deployments.config import ModelConfig
-from deployments.text.tool_parsing import control_marks, overlap
+from deployments.text.decoding import overlap
+from deployments.text.tool_parsing import control_marks
 
 
 @dataclass(frozen=True, slots=True)

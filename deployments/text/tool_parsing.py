@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from deployments.backends.base import ToolCallDelta
+from deployments.text.decoding import overlap
 
 T = TypeVar("T")
 Reading = Generator[None, None, T]
@@ -205,8 +206,3 @@ class StreamedParser(ABC):
 
 def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
-
-
-def overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that `mark` goes on from."""
-    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)

@@ -3,8 +3,9 @@
 import pytest
 
 from deployments.backends.base import ToolCallDelta
+from deployments.text.decoding import overlap
 from deployments.text.nesting import Nesting
-from deployments.text.tool_parsing import Parsed, Reading, StreamedParser, control_marks, overlap, parameters_of
+from deployments.text.tool_parsing import Parsed, Reading, StreamedParser, control_marks, parameters_of
 
 CALL, CALLS = "<call>", "<calls>"
 
