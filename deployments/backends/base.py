@@ -99,6 +99,11 @@ class Generate:
     media: list[Media] = field(default_factory=list)
     """In the order of their places."""
 
+    @property
+    def constrained(self) -> bool:
+        """The output must match something."""
+        return bool(self.grammar) or self.lark is not None or self.json_schema is not None
+
 
 @dataclass(slots=True)
 class TokenLogprob:

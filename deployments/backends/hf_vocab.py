@@ -1,13 +1,13 @@
 """A Hugging Face tokenizer as text engines use one: text ↔ token ids, and the bytes of each token."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llguidance import LLTokenizer
 from llguidance.hf import from_tokenizer
 from tokenizers import Tokenizer
 
-from deployments.errors import InvalidRequest, ModelLoadFailed
+from deployments.errors import ModelLoadFailed
 
 
 class HfVocab:
@@ -59,12 +59,6 @@ class HfVocab:
     def name(self, token: int) -> bytes:
         """Like `piece`, but control tokens have a text, too (`<|im_end|>`)."""
         return self.piece(token) or self._names.get(token, "").encode()
-
-    def check(self, ids: Iterable[int], param: str) -> None:
-        """Raises InvalidRequest at `param` for an id that is no token."""
-        wrong = next((token for token in ids if not 0 <= token < self.size), None)
-        if wrong is not None:
-            raise InvalidRequest(f"{wrong} is no token of this model: ids go from 0 to {self.size - 1}").at(param)
 
 
 def _copy(tokenizer: Any) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from deployments.backends.llama_sampling import LlamaSampler
 from deployments.backends.llama_vocab import LlamaModel, LlamaVocab
 from deployments.backends.lora import lora_files
 from deployments.backends.media_span import MediaSpan
+from deployments.backends.request_checks import check_ids, check_length, check_request_ids
 from deployments.backends.slots import Slots
 from deployments.backends.token_stream import TokenStream
 from deployments.config import ModelConfig
 from deployments.engine_threads import EngineThreads, Stopped
-from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest, ModelLoadFailed
+from deployments.errors import EngineError, InvalidRequest, ModelLoadFailed
 from deployments.text.constraint import TokenConstraint, grammar_of
 
 
@@ -73,14 +74,14 @@ class LlamaCpp:
         return self._vocab.tokenize(text, add_bos=add_bos, special=special)
 
     def detokenize(self, tokens: list[int]) -> bytes:
-        self._check_ids(tokens, "tokens")
+        check_ids(tokens, self._vocab.size, "tokens")
         return self._vocab.detokenize(tokens)
 
     async def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
         self._check(request)
         media = await self._tokenized(request) if request.media else None
         tokens, counted = (media.ids, len(media.ids)) if media else (request.tokens, None)
-        self._check_length(len(tokens))
+        check_length(len(tokens), self.context_size)
         limit = self.context_size
         if request.max_tokens is not None:
             limit = min(limit, len(tokens) + request.max_tokens)
@@ -126,22 +127,7 @@ class LlamaCpp:
         self._loop.check()
         if not request.tokens and not request.media:
             raise InvalidRequest("the prompt has no tokens").at("prompt")
-        self._check_ids(request.tokens, "prompt")
-        self._check_ids(request.resume, "resume")
-        self._check_ids(request.sampling.logit_bias, "logit_bias")
-
-    def _check_length(self, tokens: int) -> None:
-        if tokens >= self.context_size:
-            raise ContextLengthExceeded(
-                f"the prompt has {tokens} tokens, and the model's context holds {self.context_size} "
-                "together with the answer"
-            )
-
-    def _check_ids(self, ids: Iterable[int], param: str) -> None:
-        size = self._vocab.size
-        wrong = next((token for token in ids if not 0 <= token < size), None)
-        if wrong is not None:
-            raise InvalidRequest(f"{wrong} is no token of this model: ids go from 0 to {size - 1}").at(param)
+        check_request_ids(request, self._vocab.size)
 
     async def _tokenized(self, request: Generate) -> MediaPrompt:
         """The prompt and its media, decoded and counted, not yet encoded. Decoded files are large: one at a time."""
@@ -170,7 +156,7 @@ class LlamaCpp:
 
     async def _sampler(self, request: Generate, prompt: Sequence[int]) -> LlamaSampler:
         """Grammars and schemas are compiled off the loop: a large one takes long."""
-        if request.grammar or request.json_schema is not None or request.lark is not None:
+        if request.constrained:
             return await asyncio.to_thread(self._make_sampler, request, prompt)
         return self._make_sampler(request, prompt)
 

@@ -8,6 +8,7 @@ from typing import Any
 from deployments.backends.base import Generate, Progress, TokenGroup
 from deployments.backends.engine_loop import EngineLoop
 from deployments.backends.hf_vocab import HfVocab
+from deployments.backends.request_checks import check_ids, check_length, check_request_ids
 from deployments.backends.token_stream import TokenStream
 from deployments.backends.torch_sampling import TorchSampler
 from deployments.backends.transformers_batching import DecodeFailed, PromptJob, Scheduler
@@ -17,7 +18,6 @@ from deployments.backends.transformers_vision import PictureReader
 from deployments.config import ModelConfig
 from deployments.errors import (
     ConfigInvalid,
-    ContextLengthExceeded,
     InvalidRequest,
     ModelLoadFailed,
     UnsupportedParameter,
@@ -67,7 +67,7 @@ class TransformersText:
         return self._vocab.tokenize(text, add_bos=add_bos, special=special)
 
     def detokenize(self, tokens: list[int]) -> bytes:
-        self._vocab.check(tokens, "tokens")
+        check_ids(tokens, self._vocab.size, "tokens")
         return self._vocab.detokenize(tokens)
 
     async def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
@@ -111,18 +111,12 @@ class TransformersText:
     def _check(self, request: Generate, prompt: list[int]) -> None:
         if not prompt:
             raise InvalidRequest("the prompt has no tokens").at("prompt")
-        if len(prompt) >= self.context_size:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(prompt)} tokens, and the model's context holds {self.context_size} "
-                "together with the answer"
-            )
-        self._vocab.check(request.tokens, "prompt")
-        self._vocab.check(request.resume, "resume")
-        self._vocab.check(request.sampling.logit_bias, "logit_bias")
+        check_length(len(prompt), self.context_size)
+        check_request_ids(request, self._vocab.size)
 
     async def _sampler(self, request: Generate, prompt: list[int]) -> TorchSampler:
         """Grammars and schemas are compiled off the loop: a large one takes long."""
-        if request.grammar or request.json_schema is not None or request.lark is not None:
+        if request.constrained:
             return await asyncio.to_thread(self._make_sampler, request, prompt)
         return self._make_sampler(request, prompt)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deployments.backends.admission import Admission
 from deployments.backends.base import Generate, Progress, TokenGroup
 from deployments.backends.hf_vocab import HfVocab
+from deployments.backends.request_checks import check_ids, check_length, check_request_ids
 from deployments.backends.vllm_arguments import lora_adapter
 from deployments.backends.vllm_config import load_failures, vllm_config
 from deployments.backends.vllm_constraint import constraint_arguments
@@ -65,7 +66,7 @@ class Vllm:
         return self._vocab.tokenize(text, add_bos=add_bos, special=special)
 
     def detokenize(self, tokens: list[int]) -> bytes:
-        self._vocab.check(tokens, "tokens")
+        check_ids(tokens, self._vocab.size, "tokens")
         return self._vocab.detokenize(tokens)
 
     async def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
@@ -110,21 +111,15 @@ class Vllm:
     def _check(self, request: Generate) -> None:
         if not request.tokens and not request.media:
             raise InvalidRequest("the prompt has no tokens").at("prompt")
-        if len(request.tokens) >= self.context_size:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(request.tokens)} tokens, and the model's context holds {self.context_size} "
-                "together with the answer"
-            )
-        self._vocab.check(request.tokens, "prompt")
-        self._vocab.check(request.resume, "resume")
-        self._vocab.check(request.sampling.logit_bias, "logit_bias")
+        check_length(len(request.tokens), self.context_size)
+        check_request_ids(request, self._vocab.size)
 
     async def _params(self, request: Generate, room: int | None) -> "SamplingParams":
         from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
         arguments = sampling_arguments(request, room=room)
         constraint = None
-        if request.grammar or request.lark or request.json_schema is not None:
+        if request.constrained:
             if request.resume:
                 raise EngineError("vLLM can't go on with a constrained answer: its grammars start at the beginning")
             constraint = StructuredOutputsParams(**await asyncio.to_thread(constraint_arguments, request))

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 from deployments.backends.hf_vocab import HfVocab
 from deployments.backends.llama_params import model_params
 from deployments.backends.llama_vocab import LlamaModel, LlamaVocab
+from deployments.backends.request_checks import check_ids
 from deployments.config import ModelConfig
 from deployments.errors import InvalidRequest
 
@@ -42,5 +43,5 @@ def test_text_becomes_the_same_tokens_and_comes_back(
 
 def test_an_id_that_is_no_token_is_refused_at_its_field(vocab: HfVocab) -> None:
     with pytest.raises(InvalidRequest, match=f"{vocab.size} is no token") as refusal:
-        vocab.check([1, vocab.size], "logit_bias")
+        check_ids([1, vocab.size], vocab.size, "logit_bias")
     assert refusal.value.param == "logit_bias"
