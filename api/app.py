@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from ray import serve
+from ray import get_runtime_context, serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from rich.console import Console
 
 from api import ray_env
+from api.cluster_handle import ClusterHandle
 from api.dispatch import Dispatch
 from api.gallery_handle import GalleryHandle
 from api.http import create_app
@@ -35,13 +36,15 @@ class Ingress:
     ) -> None:
         configure_logging(settings.logging_level)
         self._settings = settings
-        self._dispatch = Dispatch(controller, settings.request_timeout)
+        node = get_runtime_context().get_node_id()
+        self._dispatch = Dispatch(controller, settings.request_timeout, node=node)
+        self._cluster = ClusterHandle(SoleReplica(controller, "the model controller"))
         self._gallery = GalleryHandle(SoleReplica(gallery, "the gallery"))
         if missing := ray_env.missing():
             logger.warning("slower and less safe than it could be: configs/ray.env was not in force for %s", missing)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._settings, self._dispatch, self._gallery, answers_request_id=False)
+        return create_app(self._settings, self._dispatch, self._gallery, self._cluster, answers_request_id=False)
 
 
 class Controller(ModelController):

@@ -3,10 +3,13 @@
 import hashlib
 import hmac
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 
+from fastapi import Depends
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.errors import Unauthorized
+from deployments.errors import Forbidden, Unauthorized
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Answered without a key: what watches the server needs none."""
@@ -15,6 +18,17 @@ KEY_HEADERS = (b"x-api-key", b"xi-api-key")
 """Headers that hold a bare key, beside `Authorization: Bearer`: Anthropic's and ElevenLabs' clients send these."""
 
 ANONYMOUS = "anonymous"
+
+
+class Role(StrEnum):
+    """What a key may do."""
+
+    ADMIN = "admin"
+    """Everything."""
+    USER = "user"
+    """All but changing what is installed and what runs."""
+    READ_ONLY = "read-only"
+    """Look, and change nothing."""
 
 
 class KeyMiddleware:
@@ -26,7 +40,9 @@ class KeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope.setdefault("state", {})["tenant"] = self.tenant(scope)
+            state = scope.setdefault("state", {})
+            state["tenant"] = self.tenant(scope)
+            state["role"] = Role.ADMIN
         await self.app(scope, receive, send)
 
     def tenant(self, scope: Scope) -> str:
@@ -55,3 +71,12 @@ def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+async def _require_admin(request: Request) -> None:
+    if request.state.role is not Role.ADMIN:
+        raise Forbidden("This needs a key with the role admin.")
+
+
+ADMIN_ONLY = Depends(_require_admin)
+"""Dependency of routes that change what is installed or what runs. Without keys everybody is an admin."""

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
+from api.cluster_gateway import ClusterGateway
 from api.disconnect import unless_gone
 from api.gallery_gateway import GalleryGateway
 from api.gateway import Gateway
@@ -90,5 +91,11 @@ async def _gallery(request: Request) -> GalleryGateway:
     return gateway
 
 
+async def _cluster(request: Request) -> ClusterGateway:
+    cluster: ClusterGateway = request.app.state.cluster
+    return cluster
+
+
 GalleryOf = Annotated[GalleryGateway, Depends(_gallery)]
+ClusterOf = Annotated[ClusterGateway, Depends(_cluster)]
 QueryModel = Annotated[str | None, Query(description="Wins over the body's `model`.")]

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,9 +102,19 @@ class Call:
 class Dispatch:
     """The ingress's way to models (`gateway.Gateway`)."""
 
-    def __init__(self, controller: DeploymentHandle, request_timeout: float) -> None:
+    def __init__(
+        self,
+        controller: DeploymentHandle,
+        request_timeout: float,
+        *,
+        node: str = "",
+        additions: Sequence[Callable[[Report], None]] = (),
+    ) -> None:
+        """`node`: where this ingress runs. `additions`: put what else there is to tell the controller in its report."""
         self._controller = controller
         self._timeout = request_timeout
+        self._node = node
+        self._additions = additions
         self._id = uuid.uuid4().hex
         self._epoch, self._version = "", -1
         self._models: dict[str, Local] = {}
@@ -272,7 +282,10 @@ class Dispatch:
                 self._epoch,
                 self._version,
                 {n: InUse(m.in_flight, m.last_used) for n, m in self._models.items() if m.last_used or m.in_flight},
+                self._node,
             )
+            for add in self._additions:
+                add(report)
             try:
                 async with asyncio.timeout(CONTROLLER_TIMEOUT_S):
                     update = await self._controller.sync.remote(report)

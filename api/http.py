@@ -13,6 +13,7 @@ from api import __version__
 from api.answers.truncation import TRUNCATED
 from api.auth import KeyMiddleware
 from api.body_limit import BodyLimitMiddleware
+from api.cluster_gateway import ClusterGateway
 from api.errors import HANDLED, ErrorMiddleware, answer_error
 from api.gallery_gateway import GalleryGateway
 from api.gateway import Gateway
@@ -67,7 +68,12 @@ OWN_PATH_ROUTERS: tuple[APIRouter, ...] = (
 
 
 def create_app(
-    settings: Settings, gateway: Gateway, gallery_gateway: GalleryGateway, *, answers_request_id: bool = True
+    settings: Settings,
+    gateway: Gateway,
+    gallery_gateway: GalleryGateway,
+    cluster: ClusterGateway,
+    *,
+    answers_request_id: bool = True,
 ) -> FastAPI:
     """The application that serves the models behind `gateway` and installs those of `gallery_gateway`.
 
@@ -87,6 +93,7 @@ def create_app(
     app.state.settings = settings
     app.state.gateway = gateway
     app.state.gallery = gallery_gateway
+    app.state.cluster = cluster
     app.state.generated_images = blobs.generated_images(settings.blob_settings())
     # Checks nothing (KeyMiddleware does): it puts the key into the OpenAPI document, for Swagger's "Authorize".
     key = [Security(HTTPBearer(auto_error=False, description="One of the server's API keys, where it has any."))]

@@ -63,6 +63,12 @@ class Unauthorized(MantaError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
 
+class Forbidden(MantaError):
+    """The key is right, and may not do this: its role, or its list of models."""
+
+    status, type, code = 403, "permission_error", "forbidden"
+
+
 class ModelDisabled(MantaError):
     """The model's config says `disabled: true`."""
 
@@ -97,6 +103,24 @@ class GalleryNotFound(MantaError):
     """No gallery has this name."""
 
     status, type, code = 404, "invalid_request_error", "gallery_not_found"
+
+
+class NotLoaded(MantaError):
+    """The model is installed, and not loaded."""
+
+    status, type, code = 404, "invalid_request_error", "model_not_loaded"
+
+
+class FileNotFound(MantaError):
+    """No uploaded file has this id."""
+
+    status, type, code = 404, "invalid_request_error", "file_not_found"
+
+
+class AssistantNotFound(MantaError):
+    """No assistant has this id, or the file is not one of its own."""
+
+    status, type, code = 404, "invalid_request_error", "assistant_not_found"
 
 
 class ImageNotFound(MantaError):
@@ -166,6 +190,18 @@ class Overloaded(MantaError):
     """Too many requests wait for this model."""
 
     status, type, code = 429, "rate_limit_error", "overloaded"
+
+
+class RateLimited(MantaError):
+    """The key has used up its requests or tokens of the last minute."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class ServerBusy(MantaError):
+    """The server has as many requests as it takes at once (`max_concurrent_requests`)."""
+
+    status, code = 503, "server_busy"
 
 
 class NotReady(MantaError):

@@ -51,6 +51,8 @@ class Report:
     epoch: str = ""
     version: int = -1
     in_use: dict[str, InUse] = field(default_factory=dict)
+    node: str = ""
+    """Id of the Ray node it runs on."""
 
 
 @dataclass(slots=True)

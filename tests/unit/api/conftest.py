@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from api.http import create_app
 from api.settings import Settings
 from tests.unit.http_clients import AppFactory, http_client
+from tests.unit.local_cluster import LocalCluster
 from tests.unit.local_dispatch import LocalDispatch
 from tests.unit.local_gallery import LocalGallery
 
@@ -29,11 +30,16 @@ def gallery() -> LocalGallery:
 
 
 @pytest.fixture
-def make_app(gateway: LocalDispatch, gallery: LocalGallery, tmp_path: Path) -> AppFactory:
+def cluster() -> LocalCluster:
+    return LocalCluster()
+
+
+@pytest.fixture
+def make_app(gateway: LocalDispatch, gallery: LocalGallery, cluster: LocalCluster, tmp_path: Path) -> AppFactory:
     """Makes the application with some settings."""
 
     def make(**settings: Any) -> FastAPI:
-        return create_app(Settings(models_path=tmp_path, data_path=tmp_path, **settings), gateway, gallery)
+        return create_app(Settings(models_path=tmp_path, data_path=tmp_path, **settings), gateway, gallery, cluster)
 
     return make
 
@@ -41,14 +47,15 @@ def make_app(gateway: LocalDispatch, gallery: LocalGallery, tmp_path: Path) -> A
 @functools.cache
 def _shared_app() -> FastAPI:
     """The application with default settings: making one takes 30 ms, most tests can do with the same."""
-    return create_app(Settings(), LocalDispatch(), LocalGallery())
+    return create_app(Settings(), LocalDispatch(), LocalGallery(), LocalCluster())
 
 
 @pytest.fixture
-def app(gateway: LocalDispatch, gallery: LocalGallery) -> FastAPI:
+def app(gateway: LocalDispatch, gallery: LocalGallery, cluster: LocalCluster) -> FastAPI:
     app = _shared_app()
     app.state.gateway = gateway
     app.state.gallery = gallery
+    app.state.cluster = cluster
     return app
 
 

@@ -17,6 +17,7 @@ from api.sole_replica import SoleReplica
 from gallery.blobs import BlobSettings
 from gallery.settings import DownloadSettings, Gallery, GallerySettings
 from tests.unit.http_clients import http_client
+from tests.unit.local_cluster import LocalCluster
 from tests.unit.local_dispatch import LocalDispatch
 from tests.unit.paper_handles import Handle
 from tests.unit.waiting import until
@@ -72,7 +73,7 @@ async def client(tmp_path: Path, controller: PaperController) -> AsyncGenerator[
         downloads=DownloadSettings(file_roots=(str(tmp_path / "hub"),), min_free=0),
     )
     replica = await made(settings, controller)
-    app = create_app(Settings(), LocalDispatch(), replica)
+    app = create_app(Settings(), LocalDispatch(), replica, LocalCluster())
     async with http_client(app) as client:
         yield client
     await replica.__del__()

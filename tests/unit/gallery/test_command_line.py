@@ -29,6 +29,7 @@ from gallery.database import Database
 from gallery.status import JobStatus, Phase
 from gallery.store import GalleryStore
 from tests.file_server import FileServer
+from tests.unit.local_cluster import LocalCluster
 from tests.unit.local_dispatch import LocalDispatch
 from tests.unit.local_gallery import DONE, FAILED, QUEUED, RUNNING, LocalGallery, listed
 
@@ -253,9 +254,8 @@ def server(
     environment: Environment, jobs: LocalGallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """The real routes before scripted jobs, on a real socket; the command has the key. Yields the address."""
-    served = create_app(
-        Settings(models_path=tmp_path, data_path=tmp_path, api_keys=(SecretStr(KEY),)), LocalDispatch(), jobs
-    )
+    settings = Settings(models_path=tmp_path, data_path=tmp_path, api_keys=(SecretStr(KEY),))
+    served = create_app(settings, LocalDispatch(), jobs, LocalCluster())
     listener = socket.create_server(("127.0.0.1", 0))
     http = uvicorn.Server(uvicorn.Config(served, log_config=None, lifespan="off"))
     thread = threading.Thread(target=http.run, args=([listener],))
