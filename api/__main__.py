@@ -1,14 +1,11 @@
 """`python -m api`: the server on this machine, from the first model's download to the last process's end."""
 
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import httpx
@@ -16,6 +13,8 @@ import yaml
 from rich.console import Console
 
 from api import ray_env
+from api.interrupts import Interrupts
+from api.join_token import require_authentication
 from api.serve_process import ServeProcess, serve_run
 from api.settings import Settings, load_settings
 from deployments.errors import ConfigInvalid, MantaError, NotReady
@@ -33,35 +32,22 @@ _console = Console(highlight=False, soft_wrap=True)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-@dataclass
-class Interrupts:
-    """Ctrl-C and its kin: the first asks to stop, the second to hurry."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    hurry: threading.Event = field(default_factory=threading.Event)
-
-    def catch(self) -> None:
-        """Take the signals over, also where a background job inherited them as ignored."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._caught)
-
-    def _caught(self, number: int, frame: FrameType | None) -> None:
-        (self.hurry if self.stop.is_set() else self.stop).set()
-
-
 def main() -> int:
     """Run until Ctrl-C. Returns the exit status: 1 when the server could not start or died."""
     try:
         settings = load_settings()
         _require_port(settings)
+        # What the user has set wins; without an address Ray would join any cluster it finds on this machine.
+        machine = {**ray_env.haproxy(), **ray_env.side_ports()}
+        os.environ.update({**ray_env.read(), **machine, "RAY_ADDRESS": "local", **os.environ})
+        if settings.allow_join:
+            require_authentication()
         _install_starter(settings)
     except MantaError as error:
         _errors.print(error.message, style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         return 1
-    # What the user has set wins; without an address Ray would join any cluster it finds on this machine.
-    os.environ.update({**ray_env.read(), **ray_env.side_ports(), "RAY_ADDRESS": "local", **os.environ})
     return _serve(settings)
 
 
@@ -159,19 +145,22 @@ def _is_ready(settings: Settings) -> bool:
         return False
 
 
-def _models(settings: Settings) -> list[str]:
-    """Names of the installed models, the starter model first."""
-    names = [str(model["id"]) for model in _get(settings, "/v1/models").raise_for_status().json()["data"]]
+def _models(settings: Settings) -> list[str] | None:
+    """Names of the installed models, the starter model first. None: no key that the server takes is in the settings."""
+    response = _get(settings, "/v1/models")
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        return None
+    names = [str(model["id"]) for model in response.raise_for_status().json()["data"]]
     return sorted(names, key=lambda name: (name != settings.starter_model, name))
 
 
 def _get(settings: Settings, path: str) -> httpx.Response:
-    key = settings.api_keys[0].get_secret_value() if settings.api_keys else ""
+    key = settings.own_key()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx.get(settings.local_url + path, headers=headers, timeout=10, trust_env=False)
 
 
-def banner(settings: Settings, models: list[str], log: Path) -> str:
+def banner(settings: Settings, models: list[str] | None, log: Path) -> str:
     """What a user wants to know once the server is up."""
     lines = [
         "",
@@ -181,9 +170,11 @@ def banner(settings: Settings, models: list[str], log: Path) -> str:
         "Stop:         Ctrl-C",
         "",
     ]
+    if models is None:
+        return "\n".join(lines)
     if not models:
         return "\n".join([*lines, "No model is installed. To see what there is: .venv/bin/python -m gallery list", ""])
-    key = ' \\\n    -H "Authorization: Bearer $API_KEY"' if settings.api_keys else ""
+    key = ' \\\n    -H "Authorization: Bearer $API_KEY"' if settings.key_rows() else ""
     body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     curl = f"curl {settings.local_url}/v1/chat/completions{key} \\\n    -H 'Content-Type: application/json' -d '{body}'"
     return "\n".join([*lines, curl, ""])

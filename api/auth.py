@@ -1,14 +1,15 @@
-"""API keys: who may call, and on whose behalf a request runs."""
+"""Who may call: the request's API key, and what its role allows."""
 
-import hashlib
-import hmac
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 
 from fastapi import Depends
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.keyring import Keyring
+from api.keys import OPEN, Key, Role
+from api.meter import Meter
+from api.quota_leases import QuotaLeases
 from deployments.errors import Forbidden, Unauthorized
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -17,45 +18,51 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 KEY_HEADERS = (b"x-api-key", b"xi-api-key")
 """Headers that hold a bare key, beside `Authorization: Bearer`: Anthropic's and ElevenLabs' clients send these."""
 
-ANONYMOUS = "anonymous"
-
-
-class Role(StrEnum):
-    """What a key may do."""
-
-    ADMIN = "admin"
-    """Everything."""
-    USER = "user"
-    """All but changing what is installed and what runs."""
-    READ_ONLY = "read-only"
-    """Look, and change nothing."""
+LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods of requests that change nothing."""
 
 
 class KeyMiddleware:
-    """Lets requests with one of the keys pass, or all when there are none. Sets the request's `tenant`."""
+    """Lets requests with one of the keys pass, or all when there are none.
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+    Sets the request's `key`, and its `meter`, which it closes at the request's end.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, leases: QuotaLeases) -> None:
         self.app = app
-        self.digests = [_digest(key.encode()) for key in keys]
+        self.keyring = keyring
+        self.leases = leases
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            state = scope.setdefault("state", {})
-            state["tenant"] = self.tenant(scope)
-            state["role"] = Role.ADMIN
-        await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        key = self.key(scope)
+        meter = Meter(key, self.leases)
+        scope.setdefault("state", {}).update(key=key, tenant=key.tenant, meter=meter)
+        if key.role is Role.READ_ONLY and scope["method"] not in LOOKS:
+            raise Forbidden("The API key may only look: its role is read-only.")
 
-    def tenant(self, scope: Scope) -> str:
-        """A short hash of the caller's key. Raises Unauthorized."""
-        if not self.digests or scope["path"] in OPEN_PATHS:
-            return ANONYMOUS
-        presented = [_digest(key) for key in _keys(scope["headers"])]
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *meter.headers()]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_limits if key.limits else send)
+        finally:
+            meter.close()
+
+    def key(self, scope: Scope) -> Key:
+        """The caller's key. Raises Unauthorized."""
+        if self.keyring.open or scope["path"] in OPEN_PATHS:
+            return OPEN
+        presented = list(_keys(scope["headers"]))
         if not presented:
             raise Unauthorized("An API key is required: send it as `Authorization: Bearer <key>`.")
-        for digest in presented:
-            # Every key is compared, by digest: neither the time taken nor a key's length tells anything.
-            if sum(hmac.compare_digest(digest, known) for known in self.digests):
-                return digest.hex()[:12]
+        for key in map(self.keyring.find, presented):
+            if key:
+                return key
         raise Unauthorized("Incorrect API key provided.")
 
 
@@ -69,12 +76,9 @@ def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
                 yield key.strip()
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
 async def _require_admin(request: Request) -> None:
-    if request.state.role is not Role.ADMIN:
+    key: Key = request.state.key
+    if key.role is not Role.ADMIN:
         raise Forbidden("This needs a key with the role admin.")
 
 

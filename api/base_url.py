@@ -13,7 +13,8 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9_~.-]+)+")
 def base_url(request: Request, settings: Settings) -> str:
     """Without a slash at its end: the setting `base_url`, else what the proxy in front says, else what the client used.
 
-    A header that no proxy would write is left aside: the link must not become another site's.
+    `X-Forwarded-…` that is still there comes from a trusted proxy (api/forwarded.py). What no proxy would write is left
+    aside: the link must not become another site's.
     """
     if settings.base_url:
         return settings.base_url

@@ -15,6 +15,8 @@ from api.cluster_gateway import ClusterGateway
 from api.disconnect import unless_gone
 from api.gallery_gateway import GalleryGateway
 from api.gateway import Gateway
+from api.keyed_gateway import KeyedGateway
+from api.keys import Key
 from api.settings import Settings
 from api.sse import EventStream
 from deployments.backends.base import DeltaGroup, TextResult
@@ -33,11 +35,16 @@ class Call:
     """One HTTP request, as a route needs it."""
 
     gateway: Gateway
+    """The models that the key allows."""
     settings: Settings
-    tenant: str
-    """Whose request this is: a short hash of the API key."""
+    key: Key
     request_id: str
     receive: Receive
+
+    @property
+    def tenant(self) -> str:
+        """Whose request this is: a short hash of the API key."""
+        return self.key.tenant
 
     async def answer(
         self,
@@ -80,7 +87,8 @@ def json_response(content: object, headers: Mapping[str, str] | None = None) -> 
 
 async def _call(request: Request) -> Call:
     application, state = request.app.state, request.state
-    return Call(application.gateway, application.settings, state.tenant, state.request_id, request.receive)
+    gateway = KeyedGateway(application.gateway, state.meter)
+    return Call(gateway, application.settings, state.key, state.request_id, request.receive)
 
 
 Caller = Annotated[Call, Depends(_call)]

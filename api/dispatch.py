@@ -26,11 +26,11 @@ from deployments.errors import (
     InvalidRequest,
     MantaError,
     ModelDisabled,
-    ModelLoadFailed,
     ModelNotFound,
     ModelUnloaded,
     NotReady,
     ReplicaDied,
+    load_failure,
 )
 from deployments.serve_apps import model_handle
 from deployments.states import InUse, ModelStatus, Report, State, Update
@@ -108,9 +108,10 @@ class Dispatch:
         request_timeout: float,
         *,
         node: str = "",
-        additions: Sequence[Callable[[Report], None]] = (),
+        additions: Sequence[Callable[[Report], Callable[[], None] | None]] = (),
     ) -> None:
-        """`node`: where this ingress runs. `additions`: put what else there is to tell the controller in its report."""
+        """`node`: where this ingress runs. `additions`: put what else there is to tell the controller in its report;
+        what they return is called once it has arrived."""
         self._controller = controller
         self._timeout = request_timeout
         self._node = node
@@ -254,7 +255,7 @@ class Dispatch:
             if status.state is State.READY:
                 return local
             if status.state is State.FAILED and status.error and (left := status.until - time.time()) > 0:
-                raise _failed(model, status.error).after(left)
+                raise load_failure(model, status.error).after(left)
             changed = local.changed
             if status.state in (State.ABSENT, State.FAILED):
                 await self._ask_to_load(model)
@@ -284,8 +285,7 @@ class Dispatch:
                 {n: InUse(m.in_flight, m.last_used) for n, m in self._models.items() if m.last_used or m.in_flight},
                 self._node,
             )
-            for add in self._additions:
-                add(report)
+            arrived = [add(report) for add in self._additions]
             try:
                 async with asyncio.timeout(CONTROLLER_TIMEOUT_S):
                     update = await self._controller.sync.remote(report)
@@ -294,6 +294,8 @@ class Dispatch:
                 await asyncio.sleep(0.5)
                 continue
             self._apply(update)
+            for tell in filter(None, arrived):
+                tell()
 
     def _apply(self, update: Update) -> None:
         for name, status in update.statuses.items():
@@ -313,7 +315,7 @@ class Dispatch:
             local.handle, local.methods = model_handle(status.app), {}
         if status.state in (State.ABSENT, State.FAILED):
             for call in list(local.calls):
-                call.abort(_failed(name, status.error) if status.error else _unloaded(name))
+                call.abort(load_failure(name, status.error) if status.error else _unloaded(name))
         local.status = status
         local.changed.set()
         local.changed = asyncio.Event()
@@ -333,12 +335,6 @@ async def _arguments(request: object, large: bool) -> AsyncIterator[list[Any]]:
 
 def _unloaded(model: str) -> MantaError:
     return ModelUnloaded(f'model "{model}" was unloaded').after(1)
-
-
-def _failed(model: str, error: MantaError) -> MantaError:
-    """A fresh exception for each request: one instance must not gather tracebacks of many."""
-    fresh = type(error)(f'model "{model}" could not be loaded: {error.message}')
-    return fresh if error.status >= 500 else ModelLoadFailed(fresh.message)
 
 
 def _translated(error: Exception, model: str) -> MantaError | Exception:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.validation import first_mistake
@@ -77,12 +78,21 @@ async def answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and (why := _WHY.get(type(shown))):
         shown = type(shown)(f"{request.method} {request.url.path}: {why}")
     response = error_response(shown)
-    if isinstance(error, HTTPException) and error.headers:
-        response.headers.update(error.headers)  # Allow, on a 405
+    if isinstance(error, HTTPException) and "Allow" in (error.headers or {}):
+        response.headers["Allow"] = ", ".join(_allowed(request))
     if shown.status >= 500:
         log.warning("%s: %s", shown.code, shown.message)
     return response
 
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path. The framework's own header has those of the first route only that has the path."""
+    scopes = [{**request.scope, "method": method} for method in _METHODS]
+    routes = request.app.routes
+    return [scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 _WHY: dict[type[MantaError], str] = {
     RouteNotFound: "no such route; /swagger/ lists them",

@@ -1,18 +1,22 @@
 """The gallery as a Serve deployment. Only its own process imports this: it brings all that downloads need.
 
-It is the one of which there is one, so it also removes generated files that have become too old.
+It is the one of which there is one, so it also removes generated files that have become too old, and what is left of
+uploads that came to nothing.
 """
 
 import asyncio
 
 from ray.serve.handle import DeploymentHandle
 
+from api.files import Files, sweep_for_ever
 from api.gallery_gateway import Offer, Wanted
+from api.records import Records
 from api.request_log import configure_logging
 from api.schemas.gallery import to_listed_model
 from api.sole_replica import SoleReplica
+from deployments.metrics_push import MetricsPush
 from gallery.actor import Gallery
-from gallery.blobs import BlobSettings, expire_for_ever, generated_images
+from gallery.blobs import BlobSettings, expire_for_ever, generated_images, uploads
 from gallery.settings import GallerySettings
 
 UNLOADED_S = 3600.0
@@ -28,15 +32,23 @@ class GalleryReplica(Gallery):
         configure_logging(log_level)
         super().__init__(settings, ServedModels(SoleReplica(controller, "the model controller")))
         self._blobs = generated_images(blobs)
+        self._files = Files(Records(settings.database_url), uploads(blobs))
         await self.start()
-        self._expiry = asyncio.create_task(expire_for_ever(self._blobs), name="expire blobs")
+        self._push = MetricsPush(controller.report_metrics.remote, self.count_jobs, process="gallery")
+        self._removal = (
+            asyncio.create_task(expire_for_ever(self._blobs), name="expire blobs"),
+            asyncio.create_task(sweep_for_ever(self._files), name="sweep uploads"),
+        )
         # Serve awaits `__del__` when the replica is to end. On the instance the interpreter never calls it, unawaited.
         self.__del__ = self.stop
 
     async def stop(self) -> None:
-        self._expiry.cancel()
-        await asyncio.gather(self._expiry, return_exceptions=True)
+        await self._push.stop()
+        for task in self._removal:
+            task.cancel()
+        await asyncio.gather(*self._removal, return_exceptions=True)
         await self._blobs.close()
+        await self._files.close()
         await super().stop()
 
     async def offer(self, wanted: Wanted) -> Offer:

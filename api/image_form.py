@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -41,16 +41,6 @@ async def read_image_form(request: Request, form: type[Form], *, needs_mask: boo
             await _content(images, "image"),
             await _content(masks, "mask") if masks or needs_mask else None,
         )
-
-
-def image_form_schema(form: type[ImageForm], *, mask: bool, needs_mask: bool = False) -> dict[str, Any]:
-    """OpenAPI's description of the multipart body."""
-    schema = form.model_json_schema()
-    file = {"type": "string", "format": "binary"}
-    files = {"image": file} | ({"mask": file} if mask else {})
-    schema["properties"] = files | schema["properties"]
-    schema["required"] = ["image", *(["mask"] if needs_mask else []), *schema.get("required", ())]
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def _files(parts: Sequence[tuple[str, UploadFile | str]], names: Sequence[str]) -> list[UploadFile]:

@@ -25,6 +25,7 @@ class Merger:
         """`call` takes a model, a method and its argument."""
         self._one_call = call
         self._gatherings: dict[tuple[str, str], Gathering[_Waiting]] = {}
+        """Of the models and methods that were called in this turn of the loop."""
         self._calls: set[asyncio.Task[None]] = set()
 
     async def call(self, model: str, method: str, request: object) -> Any:
@@ -37,6 +38,7 @@ class Merger:
         return await answer
 
     def _send(self, model: str, method: str, waiting: list[_Waiting]) -> None:
+        del self._gatherings[model, method]
         waiting = [one for one in waiting if not one.answer.done()]
         for start in range(0, len(waiting), MOST):
             together = waiting[start : start + MOST]

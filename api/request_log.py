@@ -44,7 +44,10 @@ def _add_request_id(record: logging.LogRecord) -> bool:
 
 
 class RequestLogMiddleware:
-    """Gives each request an id (the client's own `X-Request-ID`, if it sent a sane one), and logs its end."""
+    """Gives each request an id (the client's own `X-Request-ID`, if it sent a sane one), and logs its end.
+
+    Whoever is outside finds in the scope's state with what `status` it ended: 499 when the client left.
+    """
 
     def __init__(self, app: ASGIApp, *, answers_request_id: bool = True) -> None:
         self.app = app
@@ -87,13 +90,15 @@ class RequestLogMiddleware:
             gone = not whole
             raise
         finally:
+            state["status"] = ClientGone.status if gone else status
             log.log(
                 logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO,
                 "request",
                 extra={
                     "method": scope["method"],
                     "path": scope["path"],
-                    "status": ClientGone.status if gone else status,
+                    "client": scope["client"][0] if scope.get("client") else None,
+                    "status": state["status"],
                     "ms": round((time.perf_counter() - began) * 1000, 1),
                     "bytes": sent,
                     "tenant": state.get("tenant"),

@@ -1,4 +1,4 @@
-"""`serve run` as a child, with all that it starts: Ray's daemons, HAProxy, replicas and their engines."""
+"""`serve run`, or `ray start`, as a child, with all that it starts: Ray's daemons, HAProxy, replicas, engines."""
 
 import ctypes
 import json
@@ -65,7 +65,7 @@ class ServeProcess:
     def failure(self) -> str | None:
         """Why there will be no server: the child ended, or Serve gave the application up."""
         if self.exit_status() is not None:
-            return f"serve run ended with status {self.exit_status()}:\n{self._last_lines(15)}"
+            return f"serve run ended with status {self.exit_status()}:\n{self.last_lines(15)}"
         return self._application_failure()
 
     def problems(self) -> Iterator[str]:
@@ -73,6 +73,13 @@ class ServeProcess:
         for line in self._read:
             if _PROBLEM.search(line):
                 yield _message(line.strip())
+
+    def output(self) -> str:
+        """All that it has written."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def last_lines(self, count: int) -> str:
+        return "\n".join(self.output().splitlines()[-count:])
 
     def stop(self, patience_s: float, hurry: threading.Event) -> None:
         """Ctrl-C for the child, `patience_s` for it to end, a little for the rest; what is left then is killed.
@@ -92,7 +99,7 @@ class ServeProcess:
 
     def _application_failure(self) -> str | None:
         # The log names the dashboard, whose port is the next free one from 8265.
-        found = _DASHBOARD.search(self.log.read_text(encoding="utf-8", errors="replace"))
+        found = _DASHBOARD.search(self.output())
         if found is None:
             return None
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # takes a second: Ray starts meanwhile
@@ -107,9 +114,6 @@ class ServeProcess:
                 causes = [_cause(part["message"]) for part in parts if part["status"] == "DEPLOY_FAILED"]
                 return "\n".join([f"the application {name!r} failed to deploy:", *causes])
         return None
-
-    def _last_lines(self, count: int) -> str:
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
 
 
 def _cause(message: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -71,6 +72,21 @@ def _blob_location(text: str | Path) -> str | Path:
     return str(text)
 
 
+def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError(f"expected addresses and networks such as 10.1.2.3 or 10.1.0.0/16, got {text!r}") from None
+    return texts
+
+
+def _not_blank(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        raise ValueError("expected a key, found nothing")
+    return secret
+
+
 def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("expected a number")
@@ -85,7 +101,9 @@ AutoWhole = Annotated[Whole | None, AfterValidator(lambda number: number or None
 CommaList = BeforeValidator(_comma_list)
 """Put beside a list's type: a variable holds it with commas, a file as YAML."""
 Names = Annotated[tuple[str, ...], CommaList]
-Secrets = Annotated[tuple[SecretStr, ...], CommaList]
+Networks = Annotated[tuple[str, ...], AfterValidator(_networks), CommaList]
+"""IP addresses, and networks in CIDR notation."""
+Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(_not_blank)], ...], CommaList]
 JSONList = BeforeValidator(_json_list)
 """Put beside a list's type: a variable holds it as JSON, a file as YAML."""
 WebAddress = Annotated[str, AfterValidator(_web_address)]

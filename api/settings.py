@@ -13,13 +13,16 @@ from pydantic.fields import FieldInfo
 
 from api.environment import Env, Variable, spellings, unused, variables
 from api.gallery_settings import GalleryBlock
+from api.keys import KeyRow, Role, known_by_digest
 from api.model_settings import ModelSettings
 from api.preload import install_requests
 from api.setting_types import (
     Address,
     BlobLocation,
     Duration,
+    JSONList,
     Names,
+    Networks,
     Secrets,
     Section,
     WebAddress,
@@ -53,26 +56,44 @@ class Settings(Section):
     data_path: Annotated[Path, Env(("LOCALAI_DATA_PATH",))] = Path("data")
     """All state of the server."""
     database_url: Annotated[SecretStr, Env()] = SecretStr("")
-    """Where galleries and jobs are kept: `postgresql://user:password@host/database`; empty: SQLite in `data_path`."""
+    """Where all records are kept: `postgresql://user:password@host/database`; empty: SQLite in `data_path`."""
     blobs: Annotated[BlobLocation | None, Env(("GENERATED_CONTENT_PATH",))] = None
     """Where generated files are kept: a folder, or `s3://bucket/prefix`. Unset: `blobs` in `data_path`."""
     generated_ttl: Annotated[Duration, Env()] = 3600.0
     """A generated file that was answered as a URL is removed after so long; 0: never, as LocalAI does."""
+    uploads: Annotated[BlobLocation | None, Env(("UPLOAD_PATH",))] = None
+    """Where uploaded files are kept: a folder, or `s3://bucket/prefix`. Unset: `uploads` within `blobs`."""
     models_config_file: Annotated[Path | None, Env(("MODELS_CONFIG_FILE", "CONFIG_FILE"))] = None
     """A YAML list of model configs, beside those in `models_path`."""
+    aliases_file: Annotated[Path | None, Env()] = None
+    """A YAML map of further names to a model, or several: the first installed. Unset: configs/aliases.yaml."""
     starter_model: Annotated[str, Env(keep_empty=True)] = "smollm2-135m-instruct"
     """Installed on the first start, when there is no model; empty: none."""
 
     base_url: Annotated[WebAddress | None, Env(("LOCALAI_BASE_URL",))] = None
-    """The server's address in links. Unset: what a proxy says in `X-Forwarded-…`, else the address that was called."""
+    """The server's address in links. Unset: what a trusted proxy says, else the address that was called."""
     api_keys: Annotated[Secrets, Env(("API_KEY",))] = ()
     """Keys that clients must send, comma-separated. None: open to all."""
     api_key_file: Annotated[Path | None, Env()] = None
     """A file of more keys, one a line."""
+    keys: Annotated[tuple[KeyRow, ...], JSONList, Env()] = ()
+    """Keys with limits: `key` or `sha256`, `name`, `role`, `models`, `requests_per_minute`, `tokens_per_minute`."""
+    config_dir: Annotated[Path, Env(("LOCALAI_CONFIG_DIR",))] = Path("configuration")
+    """Where `api_keys.json` may be: a list of keys, as text or as in `keys`. Its changes are taken up at once."""
     cors: Annotated[bool, Env(("CORS",))] = False
     """Let pages of other sites call the server from a browser."""
     cors_allow_origins: Annotated[Names, Env(("CORS_ALLOW_ORIGINS",))] = ()
     """Those sites, comma-separated; empty: every one."""
+    disable_csrf: Annotated[bool, Env(("DISABLE_CSRF",))] = False
+    """Without keys and `cors`, answer pages of other sites too, and on loopback under any name."""
+    disable_metrics_endpoint: Annotated[bool, Env(("DISABLE_METRICS_ENDPOINT",))] = False
+    """No `/metrics`."""
+    trusted_proxies: Annotated[Networks, Env()] = ("127.0.0.0/8", "::1")
+    """Addresses and networks of the proxies in front, comma-separated: only theirs of `X-Forwarded-…` are believed."""
+    compression: Annotated[bool, Env()] = False
+    """Compress answers with gzip for clients that take it; streams, media and files never."""
+    compression_min_bytes: Annotated[Whole, Env(("HTTP_COMPRESSION_MIN_LENGTH",))] = 1024
+    """Shorter answers are not compressed."""
 
     json_limit_mb: Annotated[Whole, Env()] = 20
     """Largest JSON body, MiB."""
@@ -92,8 +113,13 @@ class Settings(Section):
     image_max_work: Annotated[Whole, Field(ge=1), Env()] = 1_000_000_000
     """Most pixels × steps × images of one request."""
 
+    allow_join: Annotated[bool, Env(("P2P",))] = False
+    """Let other machines join the cluster: `GET /api/p2p/token` answers admins with what `make join TOKEN=…` takes."""
+
     request_timeout: Annotated[Duration, Field(gt=0), Env()] = 600.0
     """A request ends with an error after so long, waiting for its model included."""
+    max_concurrent_requests: Annotated[Whole, Env(("MAX_CONCURRENT_BACKEND_REQUESTS",))] = 1024
+    """Requests at once in each of the `ingress_replicas`; one more is refused with a 503. 0: no limit."""
     keepalive: Annotated[Duration, Field(gt=0), Env()] = 5.0
     """A stream that is quiet for so long sends a comment, so that no proxy cuts it."""
     ingress_replicas: Annotated[Whole, Field(ge=1), Env()] = 2
@@ -158,13 +184,31 @@ class Settings(Section):
             values["idle_timeout"] = 0.0
         return ModelDefaults(**values)
 
+    @property
+    def database(self) -> str:
+        """The URL of the database, whatever names it."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.data_path.absolute() / 'manta.db'}"
+
+    def key_rows(self) -> tuple[KeyRow, ...]:
+        """All keys of the settings."""
+        return *(KeyRow.plain(key.get_secret_value()) for key in self.api_keys), *self.keys
+
+    def own_key(self) -> str:
+        """A key with which the server's own tools may call it; empty: none is written down in the settings."""
+        rows = sorted(self.key_rows(), key=lambda row: row.role is not Role.ADMIN)
+        return next((row.secret() for row in rows if row.secret()), "")
+
+    def without_keys(self) -> Self:
+        """The same with digests in place of keys: what Ray's processes are given."""
+        return self.model_copy(update={"api_keys": (), "keys": tuple(row.hashed() for row in self.key_rows())})
+
     def gallery_settings(self) -> GallerySettings:
         """What the gallery works by. Raises ConfigInvalid for a file of models to install that is wrong."""
         block = self.gallery
         return GallerySettings(
             models_path=self.models_path.absolute(),
             data_path=self.data_path.absolute(),
-            database_url=self.database_url.get_secret_value() or f"sqlite:///{self.data_path.absolute() / 'manta.db'}",
+            database_url=self.database,
             galleries=block.rows(),
             downloads=block.downloads(),
             parallel_jobs=block.parallel_jobs,
@@ -173,9 +217,9 @@ class Settings(Section):
         )
 
     def blob_settings(self) -> BlobSettings:
-        """Where generated files are, and how long."""
-        location = self.blobs or self.data_path / "blobs"
-        return BlobSettings(str(location.absolute() if isinstance(location, Path) else location), self.generated_ttl)
+        """Where generated and uploaded files are, and how long."""
+        generated = _absolute(self.blobs or self.data_path / "blobs")
+        return BlobSettings(generated, self.generated_ttl, _absolute(self.uploads) if self.uploads else "")
 
     def sourced(self, origin: Mapping[str, str], warnings: Iterable[str]) -> Self:
         """These settings, told where they came from."""
@@ -221,6 +265,9 @@ def load_settings(
     except ValidationError as error:
         raise ConfigInvalid("; ".join(_sentences(error, origin))) from None  # its text may hold a key
     settings = _with_keys(_with_paths(settings, directory))
+    if settings.aliases_file and not settings.aliases_file.is_file():
+        raise ConfigInvalid(f"{settings.aliases_file}: aliases_file: no such file; make it, or unset the setting")
+    known_by_digest([(origin.get("keys", "settings") + ": keys", settings.key_rows())])
     settings.gallery_settings()  # now, rather than in the middle of the start, is the time for mistakes in its files
     in_vain = [f"{item.name} ({item.source}) is accepted and changes nothing: {why}" for item, why in unused(found)]
     return settings.sourced(origin, in_vain)
@@ -233,6 +280,10 @@ def table() -> str:
         names = ", ".join(f"`{name}`" for name in spellings(key.split(".")[-1], _env(field)))
         rows.append(f"| `{key}` | {names} | {_shown(field.get_default())} | {field.description or ''} |")
     return "\n".join(rows)
+
+
+def _absolute(location: str | Path) -> str:
+    return str(location.absolute() if isinstance(location, Path) else location)
 
 
 def _shown(default: object) -> str:

@@ -29,10 +29,24 @@ def event(data: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
+EVENTS = {
+    "text/event-stream": {
+        "itemSchema": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {
+                "data": {"type": "string", "description": "JSON; in the last event of OpenAI's streams [DONE]"},
+                "event": {"type": "string"},
+            },
+        }
+    }
+}
+"""OpenAPI's description (3.2: `itemSchema`) of an answer in events."""
+
+
 def streamed(whole: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` of a route that answers `whole`, or as it is made when the client asks for `stream`."""
-    events = {"type": "string", "description": "Server-sent events, each a chunk as JSON; the last one is [DONE]."}
-    return {200: {"model": whole, "content": {"text/event-stream": {"schema": events}}}}
+    return {200: {"model": whole, "content": EVENTS}}
 
 
 class EventStream(Response):

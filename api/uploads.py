@@ -46,12 +46,15 @@ async def read_upload(request: Request) -> Upload:
         return Upload(fields, _bytes_of(file))
 
 
-def form_schema(form: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI's description of a multipart body: `form` and a file."""
+def form_schema(
+    form: type[BaseModel], files: Sequence[str] = ("file",), optional: Sequence[str] = ()
+) -> dict[str, Any]:
+    """OpenAPI's description of a multipart body: `form` and files, by their names."""
     schema = form.model_json_schema()
     file = {"type": "string", "format": "binary"}
-    schema["properties"] = {"file": file} | schema["properties"]
-    schema["required"] = ["file", *schema.get("required", ())]
+    fields = {name: _without_null(field) for name, field in schema["properties"].items()}
+    schema["properties"] = dict.fromkeys((*files, *optional), file) | fields
+    schema["required"] = [*files, *schema.get("required", ())]
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
@@ -72,6 +75,13 @@ def parse_fields(form: type[Form], fields: Sequence[tuple[str, str]], lists: Col
     except ValidationError as error:
         mistakes = [{**mistake, "loc": ("body", *mistake["loc"])} for mistake in error.errors()]
         raise RequestValidationError(mistakes) from None
+
+
+def _without_null(field: dict[str, Any]) -> dict[str, Any]:
+    """A field's schema without null, which a form can't say; it leaves the field out."""
+    field = {key: value for key, value in field.items() if key != "default" or value is not None}
+    kinds = [kind for kind in field.pop("anyOf", ()) if kind != {"type": "null"}]
+    return field | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
 
 
 def _only_file(parts: Sequence[tuple[str, UploadFile | str]]) -> UploadFile:

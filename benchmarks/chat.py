@@ -7,7 +7,6 @@ put to one after the other, in an order that rotates, with the same prompts. RES
 import argparse
 import asyncio
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -70,7 +69,7 @@ def measure(
                     number, scenario.name, server, [[body(p, model, max_tokens) for p in wave] for wave in prompts]
                 )
                 speed = f"{run.tokens_per_second:7.1f} tokens/s"
-                _say(f"round {number + 1}/{rounds}  {scenario.name:18} {server.name:18} {speed}")
+                report.say(f"round {number + 1}/{rounds}  {scenario.name:18} {server.name:18} {speed}")
                 yield run
 
 
@@ -108,7 +107,7 @@ def idle_cores(ready: Sequence[Server], watch_s: float = IDLE_WATCH_S) -> dict[s
 
 
 def _started(name: str, setup: Setup) -> AbstractContextManager[Server]:
-    _say(f"starting {name}")
+    report.say(f"starting {name}")
     return running(name, partial(LAUNCHES[name], setup), setup.threads, setup.folder / f"{name}.log")
 
 
@@ -131,10 +130,6 @@ def _run(number: int, scenario: str, server: Server, waves: Sequence[Sequence[di
     after = server.cpu_seconds()
     cpu_seconds = after - before if before is not None and after is not None else None
     return Run(number, scenario, server.name, seconds, cpu_seconds, streams)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import report
+from benchmarks import markdown, report
 from benchmarks.embedding_scenarios import AT_REST, Scenario
 from benchmarks.report import percentile
 
@@ -17,6 +17,7 @@ AT_REST_MS = 5.0
 """That one request at rest may take longer than the plain server's."""
 
 COLUMNS = ("tokens x inputs x clients", "who", "inputs/s", "request p50 / p99, ms", "CPU ms/input", "Manta ÷ it")
+ALIGN = "llrrrl"
 
 
 @dataclass(slots=True)
@@ -41,17 +42,13 @@ def table(
     runs: Sequence[Run], scenarios: Sequence[Scenario], names: Sequence[str], conditions: Mapping[str, Any]
 ) -> str:
     """The Markdown that goes into RESULTS.md."""
-    lines = [
-        _headline(conditions),
-        *(f"Left out: {name}: {reason}" for name, reason in conditions["left_out"].items()),
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|---|---|{'--:|' * (len(COLUMNS) - 3)}---|",
-    ]
+    rows = []
     for scenario in scenarios:
         by_name = {name: _of(runs, scenario, name) for name in names}
-        lines += [_row(scenario, name, by_name[name], by_name.get(OURS, [])) for name in names]
-    return "\n".join([*lines, "", _at_rest(runs)]).strip()
+        rows += [_row(scenario, name, by_name[name], by_name.get(OURS, [])) for name in names]
+    left_out = (f"Left out: {name}: {reason}" for name, reason in conditions["left_out"].items())
+    headlines = "\n".join((_headline(conditions), *left_out))
+    return f"{headlines}\n\n{markdown.table(COLUMNS, ALIGN, rows)}\n\n{_at_rest(runs)}".strip()
 
 
 def _headline(conditions: Mapping[str, Any]) -> str:
@@ -67,10 +64,10 @@ def _of(runs: Sequence[Run], scenario: Scenario, name: str) -> list[Run]:
     return [run for run in runs if (run.scenario, run.subject) == (scenario.name, name)]
 
 
-def _row(scenario: Scenario, name: str, runs: Sequence[Run], ours: Sequence[Run]) -> str:
+def _row(scenario: Scenario, name: str, runs: Sequence[Run], ours: Sequence[Run]) -> list[str]:
     latencies = [1000 * seconds for run in runs for seconds in run.latencies]
     cpu = [1000 * run.cpu_seconds / run.inputs for run in runs if run.cpu_seconds is not None]
-    cells = [
+    return [
         scenario.name,
         name,
         f"{statistics.median(run.inputs_per_second for run in runs):.1f}",
@@ -78,18 +75,16 @@ def _row(scenario: Scenario, name: str, runs: Sequence[Run], ours: Sequence[Run]
         f"{statistics.median(cpu):.2f}" if cpu else "",
         _ratio(scenario, name, [a.inputs_per_second / b.inputs_per_second for a, b in zip(ours, runs, strict=False)]),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _ratio(scenario: Scenario, name: str, ratios: Sequence[float]) -> str:
     """The median over the rounds, the worst and the best round, and the aim where there is one."""
     if name == OURS or not ratios:
         return ""
-    median = statistics.median(ratios)
-    text = f"{median:.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
     if scenario.clients < AIM_CLIENTS or name not in AIMS:
-        return text
-    return f"{text}, aim {AIMS[name]:g}: {'met' if median >= AIMS[name] else '**missed**'}"
+        return markdown.spread(ratios)
+    met = statistics.median(ratios) >= AIMS[name]
+    return f"{markdown.spread(ratios)}, aim {AIMS[name]:g}: {markdown.verdict(met)}"
 
 
 def _at_rest(runs: Sequence[Run]) -> str:
@@ -104,5 +99,5 @@ def _at_rest(runs: Sequence[Run]) -> str:
     added = p50[OURS] - p50[PLAIN]
     return (
         f"One request at rest ({AT_REST.name}): {added:.1f} ms above the plain server at the median; aim under "
-        f"{AT_REST_MS:g}: {'met' if added < AT_REST_MS else '**missed**'}."
+        f"{AT_REST_MS:g}: {markdown.verdict(added < AT_REST_MS)}."
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from benchmarks import embedding_load
 from benchmarks.embedding_load import Load
-from benchmarks.servers import HOST, ROOT, Launch, Server, end_of, environment, manta_with, running
+from benchmarks.library_process import OFFLINE, LibraryProcess, library_process
+from benchmarks.servers import HOST, Launch, Server, end_of, manta_with, running
 
 NAME = "bench"
 """The model's id in requests."""
@@ -81,9 +79,8 @@ class Library:
 
     name = "encode"
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: LibraryProcess) -> None:
         self._process = process
-        self._usage = psutil.Process(process.pid)
         self._batch_sizes: dict[int, int] = {}
 
     def run(self, texts: Sequence[Sequence[str]], clients: int) -> Load:
@@ -95,8 +92,7 @@ class Library:
         return rows
 
     def cpu_seconds(self) -> float:
-        times = self._usage.cpu_times()
-        return float(times.user + times.system)
+        return self._process.cpu_seconds()
 
     def _batch_size(self, texts: Sequence[str]) -> int:
         """The fastest one for texts of this many words, tried out once."""
@@ -108,26 +104,14 @@ class Library:
         return self._batch_sizes[words]
 
     def _answer(self, texts: Sequence[str], batch_size: int, *, rows: bool = False) -> dict[str, Any]:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps({"texts": texts, "batch_size": batch_size, "rows": rows}) + "\n")
-        self._process.stdin.flush()
-        return dict(json.loads(self._process.stdout.readline()))
+        return self._process.answer({"texts": texts, "batch_size": batch_size, "rows": rows})
 
 
 @contextmanager
 def library(setup: Setup) -> Iterator[Subject]:
     """The library in a process of its own, with the model loaded."""
-    argv = [sys.executable, "-m", "benchmarks.encode_process", str(setup.model), str(setup.threads)]
-    environ = environment(setup.threads, OFFLINE)
-    with subprocess.Popen(
-        argv, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            assert process.stdout
-            process.stdout.readline()  # the model is loaded
-            yield Library(process)
-        finally:
-            process.terminate()
+    with library_process("benchmarks.encode_process", str(setup.model), threads=setup.threads) as process:
+        yield Library(process)
 
 
 @contextmanager
@@ -172,8 +156,6 @@ def plain(setup: Setup, port: int) -> Launch:
     arguments = (str(setup.model), HOST, str(port), str(setup.threads))
     return Launch([sys.executable, "-m", "benchmarks.encode_server", *arguments], "/health", OFFLINE)
 
-
-OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 SUBJECTS: Mapping[str, Callable[[Setup], AbstractContextManager[Subject]]] = {
     "encode": library,

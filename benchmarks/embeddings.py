@@ -9,7 +9,6 @@ import json
 import math
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -46,13 +45,13 @@ def main() -> None:
         conditions = report.circumstances() | {"versions": _versions(options.infinity), "left_out": {}}
         ready: list[Subject] = []
         for name in options.subjects:
-            _say(f"starting {name}")
+            report.say(f"starting {name}")
             try:
                 ready.append(stack.enter_context(SUBJECTS[name](setup)))
             except (ServerFailed, FileNotFoundError) as error:
                 if name not in OPTIONAL:
                     raise
-                _say(f"{name} is left out: {error}")
+                report.say(f"{name} is left out: {error}")
                 conditions["left_out"][name] = str(error).splitlines()[-1]
         warm_up(ready, scenarios, texts)
         runs = list(measure(ready, scenarios, options.rounds, texts))
@@ -71,7 +70,7 @@ def measure(ready: Sequence[Subject], scenarios: Sequence[Scenario], rounds: int
             for subject in [*ready[first:], *ready[:first]]:
                 run = _run(number, scenario, subject, asked)
                 speed = f"{run.inputs_per_second:8.1f} inputs/s"
-                _say(f"round {number + 1}/{rounds}  {scenario.name:14} {subject.name:10} {speed}")
+                report.say(f"round {number + 1}/{rounds}  {scenario.name:14} {subject.name:10} {speed}")
                 yield run
 
 
@@ -122,10 +121,6 @@ def _versions(infinity: Path) -> dict[str, str]:
     infinity_emb, *others = json.loads(answer.stdout)
     built_on = ", ".join(f"{name} {number}" for name, number in zip(names[1:], others, strict=True))
     return ours | {"infinity-emb": f"{infinity_emb} ({built_on})"}
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:

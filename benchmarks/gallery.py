@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import report
+from benchmarks import markdown, report
 from benchmarks.servers import ROOT
 from gallery.download import discard, download
 from gallery.network import Network
@@ -71,21 +71,15 @@ def table(rounds: Sequence[Round], conditions: Mapping[str, Any]) -> str:
     ratios = {_label(count): [each.ratio(count) for each in rounds] for count in CONNECTIONS}
     rows = []
     for name, times in seconds.items():
-        ratio = ratios.get(name, [])
-        cells = [name, f"{median(times):.2f} ({min(times):.2f}–{max(times):.2f})", f"{size / 1e6 / median(times):.0f}"]
-        cells.append(f"{median(ratio):.2f} ({min(ratio):.2f}–{max(ratio):.2f})" if ratio else "")
-        rows.append(f"| {' | '.join(cells)} |")
+        ratio = markdown.spread(ratios[name]) if name in ratios else ""
+        rows.append((name, markdown.spread(times), f"{size / 1e6 / median(times):.0f}", ratio))
     worst = min(median(each) for each in ratios.values())
-    return "\n".join(
-        [
+    return "\n\n".join(
+        (
             f"{report.headline(conditions)} {size / 1e9:.2f} GB, {len(rounds)} rounds.",
-            "",
-            "| | s | MB/s | speed ÷ curl and sha256sum |",
-            "|---|--:|--:|--:|",
-            *rows,
-            "",
-            f"Aim: at least {AIM:g} of `curl -o f && sha256sum f`: {'met' if worst >= AIM else '**missed**'}.",
-        ]
+            markdown.table(("", "s", "MB/s", "speed ÷ curl and sha256sum"), "lrrr", rows),
+            f"Aim: at least {AIM:g} of `curl -o f && sha256sum f`: {markdown.verdict(worst >= AIM)}.",
+        )
     )
 
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,12 +13,12 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.embedding_load import Load, ask, send
-from benchmarks.servers import ROOT, Launch, Server, end_of, environment, manta_with, running
+from benchmarks.library_process import LibraryProcess, library_process
+from benchmarks.servers import Launch, Server, end_of, manta_with, running
 
 NAME = "bench"
 """The model's id in requests."""
@@ -110,9 +108,8 @@ class Pipeline:
 
     name = "pipeline"
 
-    def __init__(self, process: subprocess.Popen[str], steps: int) -> None:
+    def __init__(self, process: LibraryProcess, steps: int) -> None:
         self._process = process
-        self._usage = psutil.Process(process.pid)
         self._steps = steps
 
     def run(self, jobs: Sequence[Job], clients: int) -> Load:
@@ -122,11 +119,9 @@ class Pipeline:
         return np.array(self._answer([job], pixels=True)["pixels"][0], np.uint8)
 
     def cpu_seconds(self) -> float:
-        times = self._usage.cpu_times()
-        return float(times.user + times.system)
+        return self._process.cpu_seconds()
 
     def _answer(self, jobs: Sequence[Job], *, pixels: bool = False) -> dict[str, Any]:
-        assert self._process.stdin and self._process.stdout
         asked = {
             "prompts": [job.prompt for job in jobs],
             "seeds": [job.seed for job in jobs],
@@ -134,25 +129,14 @@ class Pipeline:
             "guidance": GUIDANCE,
             "pixels": pixels,
         }
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        return dict(json.loads(self._process.stdout.readline()))
+        return self._process.answer(asked)
 
 
 @contextmanager
 def pipeline(setup: Setup) -> Iterator[Subject]:
     """The library in a process of its own, with the model loaded."""
-    argv = [sys.executable, "-m", "benchmarks.paint_process", str(setup.model), str(setup.threads)]
-    environ = environment(setup.threads, {"HF_HUB_OFFLINE": "1"})
-    with subprocess.Popen(
-        argv, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            assert process.stdout
-            process.stdout.readline()  # the model is loaded
-            yield Pipeline(process, setup.steps)
-        finally:
-            process.terminate()
+    with library_process("benchmarks.paint_process", str(setup.model), threads=setup.threads) as process:
+        yield Pipeline(process, setup.steps)
 
 
 @contextmanager

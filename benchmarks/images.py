@@ -7,7 +7,6 @@ to one after the other, another one first each time, with the same prompts and s
 import argparse
 import signal
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import report
+from benchmarks import markdown, report
 from benchmarks.image_subjects import SUBJECTS, Job, Setup, Subject
 from benchmarks.report import percentile
 from benchmarks.servers import ROOT
@@ -29,6 +28,7 @@ SAME = 2
 AIMS: Mapping[int, float] = {1: 0.97, 8: 1.0}
 """Clients → the ratio of our images/s to the pipeline's that we want."""
 COLUMNS = ("clients", "who", "images/s", "request p50 / p99, ms", "CPU ms/image", "Manta ÷ it")
+ALIGN = "rlrrrl"
 
 PROMPTS = tuple(
     f"a {colour} {shape} on a {background} background"
@@ -69,7 +69,7 @@ def main() -> None:
         setup = Setup(options.model, Path(folder), options.steps)
         subjects = []
         for name, start in SUBJECTS.items():
-            _say(f"starting {name}")
+            report.say(f"starting {name}")
             subjects.append(stack.enter_context(start(setup)))
         compare(subjects)
         runs = list(measure(subjects, options.rounds, options.images))
@@ -105,7 +105,7 @@ def measure(subjects: Sequence[Subject], rounds: int, images: int) -> Iterator[R
             for subject in [*subjects[first:], *subjects[:first]]:
                 run = _run(number, clients, subject, asked)
                 speed = f"{run.images_per_second:6.2f} images/s"
-                _say(f"round {number + 1}/{rounds}  {clients} clients  {subject.name:10} {speed}")
+                report.say(f"round {number + 1}/{rounds}  {clients} clients  {subject.name:10} {speed}")
                 yield run
 
 
@@ -113,16 +113,12 @@ def table(runs: Sequence[Run], conditions: Mapping[str, Any]) -> str:
     """The Markdown that goes into RESULTS.md."""
     versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
     setting = f"{conditions['model']}, {conditions['steps']} steps, {conditions['threads']} thread"
-    lines = [
-        f"{report.headline(conditions)} {setting}, {conditions['rounds']} rounds. {versions}.",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|--:|---|{'--:|' * (len(COLUMNS) - 3)}---|",
-    ]
+    headline = f"{report.headline(conditions)} {setting}, {conditions['rounds']} rounds. {versions}."
+    rows = []
     for clients in AIMS:
         ours, alone = ([run for run in runs if (run.clients, run.subject) == (clients, name)] for name in (OURS, ALONE))
-        lines += [_row(clients, OURS, ours, ""), _row(clients, ALONE, alone, _ratio(clients, ours, alone))]
-    return "\n".join(lines)
+        rows += [_row(clients, OURS, ours, ""), _row(clients, ALONE, alone, _ratio(clients, ours, alone))]
+    return f"{headline}\n\n{markdown.table(COLUMNS, ALIGN, rows)}"
 
 
 def _run(number: int, clients: int, subject: Subject, asked: Sequence[Job]) -> Run:
@@ -134,10 +130,10 @@ def _run(number: int, clients: int, subject: Subject, asked: Sequence[Job]) -> R
     return Run(number, clients, subject.name, len(asked), load.seconds, latencies, cpu_seconds)
 
 
-def _row(clients: int, name: str, runs: Sequence[Run], ratio: str) -> str:
+def _row(clients: int, name: str, runs: Sequence[Run], ratio: str) -> list[str]:
     latencies = [1000 * seconds for run in runs for seconds in run.latencies]
     cpu = [1000 * run.cpu_seconds / run.images for run in runs if run.cpu_seconds is not None]
-    cells = [
+    return [
         str(clients),
         name,
         f"{statistics.median(run.images_per_second for run in runs):.2f}",
@@ -145,16 +141,13 @@ def _row(clients: int, name: str, runs: Sequence[Run], ratio: str) -> str:
         f"{statistics.median(cpu):.0f}" if cpu else "",
         ratio,
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _ratio(clients: int, ours: Sequence[Run], alone: Sequence[Run]) -> str:
     """The median over the rounds, the worst and the best round, and the aim."""
     ratios = [a.images_per_second / b.images_per_second for a, b in zip(ours, alone, strict=True)]
-    median, aim = statistics.median(ratios), AIMS[clients]
-    return (
-        f"{median:.2f} ({min(ratios):.2f}–{max(ratios):.2f}), aim {aim:g}: {'met' if median >= aim else '**missed**'}"
-    )
+    met = statistics.median(ratios) >= AIMS[clients]
+    return f"{markdown.spread(ratios)}, aim {AIMS[clients]:g}: {markdown.verdict(met)}"
 
 
 def _options() -> argparse.Namespace:
@@ -165,10 +158,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of RESULTS.md and results/")
     return parser.parse_args()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

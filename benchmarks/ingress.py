@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks import report
+from benchmarks import markdown, report
 from benchmarks.report import percentile
 from benchmarks.servers import manta_with, running
 from deployments.backends.base import ChatRequest
@@ -52,21 +52,18 @@ def main() -> None:
 def table(served: list[float], direct: list[float], conditions: dict[str, Any]) -> str:
     """The Markdown that goes into RESULTS.md. Times in ms."""
     added = [percentile(served, percent) - percentile(direct, percent) for percent in (50, 90)]
-    rows = {
+    times = {
         "over HTTP": [percentile(served, percent) for percent in (50, 90)],
         "in the replica alone": [percentile(direct, percent) for percent in (50, 90)],
         "added by HTTP, ingress and handle": added,
     }
-    return "\n".join(
-        [
+    rows = [(name, f"{p50:.2f}", f"{p90:.2f}") for name, (p50, p90) in times.items()]
+    return "\n\n".join(
+        (
             f"{report.headline(conditions)} {conditions['requests']} requests, one at a time.",
-            "",
-            "| first token of `echo` | p50, ms | p90, ms |",
-            "|---|--:|--:|",
-            *(f"| {name} | {p50:.2f} | {p90:.2f} |" for name, (p50, p90) in rows.items()),
-            "",
-            f"Aim: under {AIM_MS:g} ms added at the median: {'met' if added[0] < AIM_MS else '**missed**'}.",
-        ]
+            markdown.table(("first token of `echo`", "p50, ms", "p90, ms"), "lrr", rows),
+            f"Aim: under {AIM_MS:g} ms added at the median: {markdown.verdict(added[0] < AIM_MS)}.",
+        )
     )
 
 

@@ -48,6 +48,11 @@ def headline(conditions: Mapping[str, Any]) -> str:
     )
 
 
+def say(line: str) -> None:
+    """How far the benchmark is, for whoever waits: standard output is for its table."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def write(name: str, table: str, data: Mapping[str, Any], folder: Path = FOLDER) -> None:
     """Put `table` into the section `name` of `folder`/RESULTS.md, and `data` into results/`name`.json."""
     results = folder / "results" / f"{name}.json"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks import report
+from benchmarks import markdown, report
 from benchmarks.load import Stream
 from benchmarks.report import percentile
 from benchmarks.scenarios import Scenario
@@ -26,6 +26,7 @@ COLUMNS = (
     "CPU ms/token",
     "Manta ÷ it",
 )
+ALIGN = "ll" + "r" * (len(COLUMNS) - 3) + "l"
 
 
 @dataclass(slots=True)
@@ -54,18 +55,13 @@ def table(
     runs: Sequence[Run], scenarios: Iterable[Scenario], names: Sequence[str], conditions: Mapping[str, Any]
 ) -> str:
     """The Markdown that goes into RESULTS.md."""
-    lines = [
-        _headline(conditions),
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|---|---|{'--:|' * (len(COLUMNS) - 3)}---|",
-    ]
+    rows = []
     for scenario in scenarios:
         by_server = {
             name: [run for run in runs if (run.scenario, run.server) == (scenario.name, name)] for name in names
         }
-        lines += [_row(scenario, name, by_server[name], by_server.get(OURS, [])) for name in names]
-    return "\n".join(lines)
+        rows += [_row(scenario, name, by_server[name], by_server.get(OURS, [])) for name in names]
+    return f"{_headline(conditions)}\n\n{markdown.table(COLUMNS, ALIGN, rows)}"
 
 
 def _headline(conditions: Mapping[str, Any]) -> str:
@@ -80,13 +76,13 @@ def _headline(conditions: Mapping[str, Any]) -> str:
     )
 
 
-def _row(scenario: Scenario, name: str, runs: Sequence[Run], ours: Sequence[Run]) -> str:
+def _row(scenario: Scenario, name: str, runs: Sequence[Run], ours: Sequence[Run]) -> list[str]:
     streams = [stream for run in runs for stream in run.streams]
     first = [1000 * stream.first_token_s for stream in streams]
     gaps = [1000 * stream.token_gap_s for stream in streams]
     chunk_gaps = [1000 * gap for stream in streams for gap in stream.chunk_gaps_s] or [0.0]
     cpu = [1000 * run.cpu_seconds / run.tokens for run in runs if run.cpu_seconds is not None]
-    cells = [
+    return [
         scenario.name,
         name,
         f"{statistics.median(run.tokens_per_second for run in runs):.1f}",
@@ -96,19 +92,16 @@ def _row(scenario: Scenario, name: str, runs: Sequence[Run], ours: Sequence[Run]
         f"{statistics.median(cpu):.1f}" if cpu else "",
         _ratio(scenario, name, [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, runs, strict=False)]),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _ratio(scenario: Scenario, name: str, ratios: Sequence[float]) -> str:
     """The median over the rounds, the worst and the best round, and the aim where there is one."""
     if name == OURS or not ratios:
         return ""
-    median = statistics.median(ratios)
-    text = f"{median:.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
     aim, from_streams = AIMS.get(name, (0.0, sys.maxsize))
     if scenario.streams < from_streams:
-        return text
-    return f"{text}, aim {aim}: {'met' if median >= aim else '**missed**'}"
+        return markdown.spread(ratios)
+    return f"{markdown.spread(ratios)}, aim {aim:g}: {markdown.verdict(statistics.median(ratios) >= aim)}"
 
 
 def as_json(run: Run) -> dict[str, Any]:

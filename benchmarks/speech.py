@@ -6,7 +6,6 @@ threads, in turn, another one first each round. RESULTS.md says how to read the 
 
 import argparse
 import signal
-import sys
 import tempfile
 import wave
 from collections.abc import Iterator, Sequence
@@ -89,7 +88,7 @@ def transcriptions(subjects: Sequence[Subject], files: Sequence[Scenario], round
                 after = subject.cpu_seconds()
                 cpu = after - before if before is not None and after is not None else None
                 factor = heard.seconds / scenario.audio_seconds
-                _say(f"round {number + 1}/{rounds}  {scenario.name:24} {subject.name:18} {factor:.3f}")
+                report.say(f"round {number + 1}/{rounds}  {scenario.name:24} {subject.name:18} {factor:.3f}")
                 yield Transcribed(
                     number, scenario.name, subject.name, scenario.audio_seconds, heard.seconds, cpu, heard.texts
                 )
@@ -100,7 +99,7 @@ def speeches(server: Manta, library: Library, rounds: int) -> Iterator[SpokenTex
         streamed = server.speak(TEXT, stream=True)
         whole = server.speak(TEXT, stream=False)
         alone = library.speak(TEXT)
-        _say(f"round {number + 1}/{rounds}  first audio after {streamed.first:.2f} s of {streamed.whole:.2f} s")
+        report.say(f"round {number + 1}/{rounds}  first audio after {streamed.first:.2f} s of {streamed.whole:.2f} s")
         yield SpokenText(number, streamed.first, streamed.whole, whole.first, alone)
 
 
@@ -108,7 +107,7 @@ def _warm_up(subjects: Sequence[Subject], files: Sequence[Scenario]) -> None:
     """Our server loads its models with the first requests; the voices need a sentence too."""
     for subject in subjects:
         for scenario in files:
-            _say(f"warming up {subject.name}: {scenario.name}")
+            report.say(f"warming up {subject.name}: {scenario.name}")
             subject.transcribe(scenario.files)
         if isinstance(subject, Manta):
             subject.speak(TEXT, stream=True)
@@ -126,10 +125,6 @@ def _write(path: Path, samples: bytes) -> Path:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(samples)
     return path
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:

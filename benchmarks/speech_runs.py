@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import report
+from benchmarks import markdown, report
 
 OURS = "manta"
 TRANSCRIPTION_AIM = 0.95
 """Of each way of faster-whisper: its time by ours."""
 FIRST_AUDIO_AIM = 0.2
 """Time to the first byte of audio, of the time in which Piper alone speaks the whole text; at most."""
+COLUMNS = ("transcription", "who", "real-time factor", "CPU s/audio s", "words unlike ours", "its time ÷ Manta's")
 
 
 @dataclass(slots=True)
@@ -60,26 +61,23 @@ def _headline(conditions: Mapping[str, Any]) -> str:
 
 
 def _transcription(heard: Sequence[Transcribed]) -> str:
-    lines = [
-        "| transcription | who | real-time factor | CPU s/audio s | words unlike ours | its time ÷ Manta's |",
-        "|---|---|--:|--:|--:|---|",
-    ]
+    rows = []
     subjects = dict.fromkeys(run.subject for run in heard)
     for scenario in dict.fromkeys(run.scenario for run in heard):
         runs = [run for run in heard if run.scenario == scenario]
         ours = [run for run in runs if run.subject == OURS]
-        lines += [_row([run for run in runs if run.subject == subject], ours) for subject in subjects]
-    return "\n".join(lines)
+        rows += [_row([run for run in runs if run.subject == subject], ours) for subject in subjects]
+    return markdown.table(COLUMNS, "llrrrl", rows)
 
 
-def _row(runs: Sequence[Transcribed], ours: Sequence[Transcribed]) -> str:
+def _row(runs: Sequence[Transcribed], ours: Sequence[Transcribed]) -> list[str]:
     cpu = [run.cpu_seconds / run.audio_seconds for run in runs if run.cpu_seconds is not None]
     unlike = statistics.mean(
         word_error_rate(mine, its)
         for a, b in zip(ours, runs, strict=True)
         for mine, its in zip(a.texts, b.texts, strict=True)
     )
-    cells = [
+    return [
         runs[0].scenario,
         runs[0].subject,
         f"{statistics.median(run.seconds / run.audio_seconds for run in runs):.3f}",
@@ -87,14 +85,12 @@ def _row(runs: Sequence[Transcribed], ours: Sequence[Transcribed]) -> str:
         "" if runs[0].subject == OURS else f"{unlike:.1%}",
         "" if runs[0].subject == OURS else _ratio([b.seconds / a.seconds for a, b in zip(ours, runs, strict=True)]),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _ratio(ratios: Sequence[float]) -> str:
     """The median over the rounds, the worst and the best round, and the aim."""
-    median = statistics.median(ratios)
-    met = "met" if median >= TRANSCRIPTION_AIM else "**missed**"
-    return f"{median:.2f} ({min(ratios):.2f}–{max(ratios):.2f}), aim {TRANSCRIPTION_AIM:g}: {met}"
+    met = statistics.median(ratios) >= TRANSCRIPTION_AIM
+    return f"{markdown.spread(ratios)}, aim {TRANSCRIPTION_AIM:g}: {markdown.verdict(met)}"
 
 
 def word_error_rate(reference: str, text: str) -> float:
@@ -114,25 +110,16 @@ def word_error_rate(reference: str, text: str) -> float:
 
 
 def _speech(spoken: Sequence[SpokenText]) -> str:
-    rows = {
+    seconds = {
         "first audio, streamed": [run.first for run in spoken],
         "last audio, streamed": [run.last for run in spoken],
         "first audio, not streamed": [run.whole for run in spoken],
         "Piper alone, the whole text": [run.library for run in spoken],
     }
     ratios = [run.first / run.library for run in spoken]
-    median = statistics.median(ratios)
-    met = "met" if median < FIRST_AUDIO_AIM else "**missed**"
-    spread = f"{median:.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-    return "\n".join(
-        [
-            "| speech, ten sentences | s |",
-            "|---|--:|",
-            *(
-                f"| {name} | {statistics.median(times):.2f} ({min(times):.2f}–{max(times):.2f}) |"
-                for name, times in rows.items()
-            ),
-            "",
-            f"First audio ÷ Piper alone: {spread}, aim under {FIRST_AUDIO_AIM:g}: {met}.",
-        ]
+    verdict = markdown.verdict(statistics.median(ratios) < FIRST_AUDIO_AIM)
+    rows = [(name, markdown.spread(times)) for name, times in seconds.items()]
+    return (
+        f"{markdown.table(('speech, ten sentences', 's'), 'lr', rows)}\n\n"
+        f"First audio ÷ Piper alone: {markdown.spread(ratios)}, aim under {FIRST_AUDIO_AIM:g}: {verdict}."
     )

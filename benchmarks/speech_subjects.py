@@ -1,9 +1,6 @@
 """Who `benchmarks.speech` compares: our server, and the libraries alone; how each is started and asked."""
 
 import asyncio
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
-import psutil
 import yaml
 
-from benchmarks.servers import ROOT, Launch, Server, environment, manta_with, running
+from benchmarks.library_process import LibraryProcess, library_process
+from benchmarks.servers import Launch, Server, manta_with, running
 
 WHISPER, VOICE = "whisper", "voice"
 """The models' ids in requests."""
@@ -111,50 +108,29 @@ class Manta:
 class Library:
     """faster-whisper, file after file, as its `WhisperModel` does or as its batched pipeline does; and Piper."""
 
-    def __init__(self, process: subprocess.Popen[str], *, batched: bool) -> None:
+    def __init__(self, process: LibraryProcess, *, batched: bool) -> None:
         self.name = "batched pipeline" if batched else "faster-whisper"
         self._process = process
-        self._usage = psutil.Process(process.pid)
         self._batched = batched
 
     def transcribe(self, files: Sequence[Path]) -> Heard:
-        answer = self._answer({"transcribe": [str(path) for path in files], "batched": self._batched})
+        answer = self._process.answer({"transcribe": [str(path) for path in files], "batched": self._batched})
         return Heard(answer["seconds"], answer["texts"])
 
     def speak(self, text: str) -> float:
         """Seconds that Piper takes for the whole text."""
-        return float(self._answer({"speak": text})["seconds"])
+        return float(self._process.answer({"speak": text})["seconds"])
 
     def cpu_seconds(self) -> float:
-        times = self._usage.cpu_times()
-        return float(times.user + times.system)
-
-    def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return dict(json.loads(self._process.stdout.readline()))
+        return self._process.cpu_seconds()
 
 
 @contextmanager
 def libraries(setup: Setup) -> Iterator[tuple[Library, Library]]:
     """One process with the models loaded; its two ways to transcribe."""
-    arguments = (str(setup.whisper), setup.compute_type, str(setup.voice), str(setup.threads))
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.speech_process", *arguments],
-        cwd=ROOT,
-        env=environment(setup.threads, {"HF_HUB_OFFLINE": "1"}),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout
-            process.stdout.readline()  # the models are loaded
-            yield Library(process, batched=False), Library(process, batched=True)
-        finally:
-            process.terminate()
+    arguments = (str(setup.whisper), setup.compute_type, str(setup.voice))
+    with library_process("benchmarks.speech_process", *arguments, threads=setup.threads) as process:
+        yield Library(process, batched=False), Library(process, batched=True)
 
 
 @contextmanager

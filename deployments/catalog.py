@@ -40,7 +40,7 @@ class Catalog:
         *,
         aliases_file: Path | None = None,
     ) -> None:
-        """`config_file` holds further configs (LocalAI's CONFIG_FILE), `aliases_file` a map of name to model name."""
+        """`config_file` holds further configs (LocalAI's CONFIG_FILE), `aliases_file` further names of models."""
         self._models_path = models_path
         self._defaults = defaults
         self._config_file = config_file
@@ -87,7 +87,8 @@ class Catalog:
                 problems[source.path].append(f'alias: expected the name of a model, but "{config.alias}" {why}')
         taken = configured.keys() | models.keys()
         for source in self._sources.values():
-            aliases |= {name: to for name, to in source.aliases.items() if name not in taken and to in models}
+            found = {name: next((to for to in wanted if to in models), "") for name, wanted in source.aliases.items()}
+            aliases |= {name: to for name, to in found.items() if to and name not in taken}
 
         self._report({str(path): f"{path.name}: {'; '.join(found)}" for path, found in problems.items() if found})
         self.configs = {name: with_defaults(config, self._defaults) for name, config in models.items()}

@@ -27,6 +27,7 @@ from deployments.backends.base import (
 )
 from deployments.config import ModelConfig
 from deployments.errors import InvalidRequest, Overloaded
+from deployments.metrics import QUEUE_SECONDS
 from deployments.text.answer import Answer
 from deployments.text.decoding import Finetune
 from deployments.text.deltas import collect, side_by_side
@@ -57,6 +58,8 @@ class Source:
     text: str = ""
     """Unknown where the client sent tokens."""
     media: list[Media] = field(default_factory=list)
+    add_bos: bool = True
+    """Of the text, where the engine reads it."""
 
 
 class ChatModel:
@@ -72,6 +75,7 @@ class ChatModel:
         self._tool_format = format_for(config, engine.chat_template)
         self._marks = Marks(engine)
         self._max_queued = -1 if config.max_queued_requests is None else config.max_queued_requests
+        self._waited = QUEUE_SECONDS.labels(config.name).observe
         self._stop = list(config.stopwords or [])
         self._finetune = Finetune(
             cutstrings=[re.compile(p) for p in config.cutstrings or []],
@@ -155,7 +159,7 @@ class ChatModel:
 
     def _source(self, prompt: Prompt, media: Sequence[Media] = ()) -> Source:
         tokens = [] if media else self.engine.tokenize(prompt.text, add_bos=prompt.add_bos, special=True)
-        return Source(tokens, prompt.text, list(media))
+        return Source(tokens, prompt.text, list(media), prompt.add_bos)
 
     def _text(self, tokens: list[int]) -> str:
         return self.engine.detokenize(tokens).decode(errors="replace")
@@ -196,6 +200,7 @@ class ChatModel:
             resume=request.resume[choice] if choice < len(request.resume) else [],
             prompt=source.text if source.media else "",
             media=source.media,
+            add_bos=source.add_bos,
             **self._constraint(request, plan),
         )
 
@@ -240,6 +245,8 @@ class ChatModel:
         answer.replay(Token(token_id, self.engine.detokenize([token_id])) for token_id in generate.resume)
         async with aclosing(self.engine.generate(generate)) as groups:
             async for group in groups:
+                if group.queue_seconds is not None:
+                    self._waited(group.queue_seconds)
                 usage.cached_tokens += group.cached_tokens
                 if nth == 0:  # the choices share the prompt
                     usage.prompt_tokens += group.prompt_tokens or 0

@@ -105,7 +105,7 @@ def parse(raw: Any) -> ModelConfig:
         raise ConfigInvalid("; ".join(_sentences(error))) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigInvalid(f"holds a value that is no text, number, list or mapping: {error}") from error
-    if problems := list(_problems(config)):
+    if problems := [problem for check in _CHECKS for problem in check(config)]:
         raise ConfigInvalid("; ".join(problems))
     return config
 
@@ -189,30 +189,29 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _problems(config: ModelConfig) -> Iterator[str]:
-    """What types can't say: ranges, names, and paths that leave the models directory."""
+# ---- what types can't say: a generator of problems each --------------------------------------------------------------
+
+
+def _names(config: ModelConfig) -> Iterator[str]:
     if not config.name.strip():
         yield "name: must not be empty"
     if config.backend is not None and not _BACKEND.fullmatch(config.backend):
         yield f"backend: expected letters, digits, - and _, got {_shown(config.backend)}"
+    for usecase in config.known_usecases or []:
+        if usecase.lower() not in USECASES:
+            yield f"known_usecases: expected {', '.join(USECASES)}; got {_shown(usecase)}"
+
+
+def _ranges(config: ModelConfig) -> Iterator[str]:
     for key, least in _AT_LEAST.items():
         value = getattr(config, key)
         if value is not None and value < least:
             yield f"{key}: expected at least {least}, got {value}"
     if config.max_replicas is not None and (config.min_replicas or 0) > config.max_replicas:
         yield f"min_replicas: expected at most max_replicas ({config.max_replicas}), got {config.min_replicas}"
-    for usecase in config.known_usecases or []:
-        if usecase.lower() not in USECASES:
-            yield f"known_usecases: expected {', '.join(USECASES)}; got {_shown(usecase)}"
-    for key in ("cutstrings", "extract_regex"):
-        yield from _pattern_problems(key, getattr(config, key) or [])
-    yield from _format_problems(config)
-    for key, path in model_paths(config):
-        if path.startswith(("/", "\\")) or ".." in PurePosixPath(path.replace("\\", "/")).parts:
-            yield f"{key}: expected a path inside the models directory, got {_shown(path)}"
 
 
-def _format_problems(config: ModelConfig) -> Iterator[str]:
+def _formats(config: ModelConfig) -> Iterator[str]:
     if config.reasoning_format not in (None, OFF, *REASONING_FORMATS):
         yield f"reasoning_format: expected {OFF}, {', '.join(REASONING_FORMATS)}; got {_shown(config.reasoning_format)}"
     try:
@@ -221,12 +220,22 @@ def _format_problems(config: ModelConfig) -> Iterator[str]:
         yield error.message
 
 
-def _pattern_problems(key: str, patterns: list[str]) -> Iterator[str]:
-    for i, pattern in enumerate(patterns):
+def _patterns(config: ModelConfig) -> Iterator[str]:
+    named = {"cutstrings": config.cutstrings, "extract_regex": config.extract_regex}
+    for key, i, pattern in ((key, i, one) for key, value in named.items() for i, one in enumerate(value or [])):
         try:
             re.compile(pattern)
         except re.error as error:
             yield f"{key}[{i}]: expected a regular expression, got {_shown(pattern)} ({error})"
+
+
+def _paths(config: ModelConfig) -> Iterator[str]:
+    for key, path in model_paths(config):
+        if path.startswith(("/", "\\")) or ".." in PurePosixPath(path.replace("\\", "/")).parts:
+            yield f"{key}: expected a path inside the models directory, got {_shown(path)}"
+
+
+_CHECKS = (_names, _ranges, _patterns, _formats, _paths)
 
 
 def model_paths(config: ModelConfig) -> Iterator[tuple[str, str]]:

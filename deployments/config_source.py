@@ -23,7 +23,8 @@ class Source:
     version: tuple[int, int] | None
     """Its mtime in ns and its size; None: it couldn't be read, and is tried again at each scan."""
     configs: list[ModelConfig] = field(default_factory=list)
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name → the models that it may stand for; the first that is installed."""
     unused: dict[str, str] = field(default_factory=dict)
     """What is accepted and not used → why."""
     problems: list[str] = field(default_factory=list)
@@ -76,14 +77,17 @@ def take_configs(source: Source, document: Any) -> None:
 
 
 def take_aliases(source: Source, document: Any) -> None:
-    """A mapping of name to model name."""
+    """A mapping of name to model name, or to several."""
+    if document is None:
+        return
     if not isinstance(document, Mapping):
-        raise ConfigInvalid("expected a mapping of alias to model name")
+        raise ConfigInvalid("expected a mapping such as `gpt-4: my-model`")
     for name, target in document.items():
-        if isinstance(name, str) and isinstance(target, str):
-            source.aliases[name] = target
+        targets = target if isinstance(target, list) else [target]
+        if isinstance(name, str) and targets and all(isinstance(one, str) for one in targets):
+            source.aliases[name] = tuple(targets)
         else:
-            source.problems.append(f"{name}: expected the name of a model, got {target!r}")
+            source.problems.append(f"{name}: expected the name of a model, or a list of names, got {target!r}")
 
 
 def _with_backend(config: ModelConfig) -> ModelConfig:

@@ -3,14 +3,18 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from deployments.catalog import Catalog, spec_hash
-from deployments.errors import MantaError, ModelNotFound
+from deployments.errors import MantaError, ModelDisabled, ModelNotFound, NotLoaded, load_failure
 from deployments.ingresses import Ingresses
 from deployments.lifecycle import Apps, ControllerSettings, Lifecycle, Model
+from deployments.metrics import COLD_STARTS, MODELS
+from deployments.reporting import Reporting
+from deployments.reports import ModelReport
 from deployments.states import ModelStatus, Report, State, Update
 
 logger = logging.getLogger("manta.controller")
@@ -39,6 +43,7 @@ class ModelController:
         self._ingresses = Ingresses()
         self._cards_version = 0
         self._lifecycle = Lifecycle(settings, apps, self._ingresses, self._models)
+        self._reporting = Reporting(apps, self._ingresses)
         self._scanning = asyncio.Lock()
         self._started = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
@@ -59,19 +64,12 @@ class ModelController:
         return Update(self._ingresses.epoch, self._ingresses.version, statuses, cards, whole=seen < 0)
 
     async def load(self, name: str) -> ModelStatus:
-        """Start loading, unless it is loaded, loading, or cooling down. Answers at once."""
+        """Start loading, for a request, unless it is loaded, loading, or cooling down. Answers at once."""
         await self._started.wait()
         model = self._model(name)
-        if name not in self._catalog.configs:
-            raise _not_found(name)
-        may_try = model.state is State.ABSENT or (model.state is State.FAILED and time.time() >= model.until)
-        if may_try and not model.retired and (model.work is None or model.work.done()):
-            self._lifecycle.begin_load(model)
+        if self._load(model):
+            COLD_STARTS.labels(name).inc()
         return model.status()
-
-    async def unload(self, name: str) -> None:
-        """Drain and unload; returns when the model is gone."""
-        await self._lifecycle.unload(self._model(name))
 
     async def removed(self, name: str) -> None:
         """Return when nothing runs any more of a model whose config went."""
@@ -84,6 +82,57 @@ class ModelController:
         await self._scan()
         await self._ingresses.told(self._cards_version)
         return dict(self._catalog.errors)
+
+    # ---- called for operators ----
+
+    async def models(self, replicas: bool) -> list[ModelReport]:
+        """Every model that is not ABSENT, sorted by name; `replicas`: with what theirs say."""
+        await self._started.wait()
+        there = sorted(name for name, model in self._models.items() if model.state is not State.ABSENT)
+        return await asyncio.gather(*(self._reporting.report(self._models[name], replicas) for name in there))
+
+    async def model(self, name: str) -> ModelReport:
+        """One model, with what its replicas say. Raises ModelNotFound."""
+        await self._started.wait()
+        return await self._reporting.report(self._model(name), True)
+
+    async def loaded(self, name: str) -> None:
+        """Load it, and return when it is READY. Raises ModelNotFound, ModelDisabled, or what the load failed with."""
+        await self._started.wait()
+        if self._model(name).config.disabled:
+            raise ModelDisabled(f'model "{name}" is disabled').at("model")
+        while (model := self._model(name)).state is not State.READY:
+            if self._load(model) or model.state is not State.FAILED:
+                await self._lifecycle.settled(model)
+            if model.state is State.FAILED and model.error:
+                raise load_failure(name, model.error).after(max(0.0, model.until - time.time()))
+
+    async def unload(self, name: str) -> None:
+        """Drain and unload; returns when it is gone. Raises ModelNotFound, and NotLoaded.
+
+        It stays so, preloaded or not, until a request or `loaded` asks for it, its config changes, or the controller
+        starts anew.
+        """
+        await self._started.wait()
+        model = self._model(name)
+        if model.state in (State.ABSENT, State.FAILED):
+            raise NotLoaded(f'model "{name}" is not loaded').at("model")
+        model.held = True
+        await self._lifecycle.unload(model)
+
+    def ingress_nodes(self) -> set[str]:
+        """Ids of the Ray nodes that ingresses run on."""
+        return self._ingresses.nodes()
+
+    def installed(self) -> frozenset[str]:
+        """Names of models."""
+        return frozenset(self._models)
+
+    def count_models(self) -> None:
+        """Bring the metrics of how many are in which state up to date."""
+        states = Counter(model.state for model in self._models.values())
+        for state in State:
+            MODELS.labels(state.value).set(states[state])
 
     # ---- called by replicas ----
 
@@ -168,6 +217,17 @@ class ModelController:
                 logger.exception("controller loop %s failed; it goes on", getattr(step, "__name__", step))
             await asyncio.sleep(period)
 
+    def _load(self, model: Model) -> bool:
+        """Start loading, unless it is loaded, loading, or cooling down. Whether it was started."""
+        if model.config.name not in self._catalog.configs:
+            raise _not_found(model.config.name)
+        may_try = model.state is State.ABSENT or (model.state is State.FAILED and time.time() >= model.until)
+        if not may_try or model.retired or (model.work and not model.work.done()):
+            return False
+        model.held = False
+        self._lifecycle.begin_load(model)
+        return True
+
     # ---- what must happen without being asked ----
 
     async def _scan(self) -> None:
@@ -207,7 +267,7 @@ class ModelController:
             self._models[name] = successor = Model(config, spec_hash(config), old.app)
             self._lifecycle.publish(successor)
             if was_wanted:
-                await self.load(name)
+                self._load(successor)
 
         task = asyncio.create_task(succeed(), name=f"retire {name}")
         self._loops.append(task)
@@ -216,8 +276,8 @@ class ModelController:
     async def _look_after(self) -> None:
         """Preload what should be there; unload what is idle."""
         for model in list(self._models.values()):
-            if self._preloaded(model) and model.state is not State.READY:
-                await self.load(model.config.name)
+            if self._preloaded(model) and model.state is not State.READY and not model.held:
+                self._load(model)
             elif self._idle_for(model) > (model.config.idle_timeout or float("inf")):
                 logger.info("unloading model %s: idle", model.config.name)
                 self._lifecycle.begin_unload(model)

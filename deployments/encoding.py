@@ -13,6 +13,7 @@ from deployments.batching import Batcher
 from deployments.config import ModelConfig
 from deployments.errors import InvalidRequest, Overloaded
 from deployments.input_queue import Owner
+from deployments.metrics import QUEUE_SECONDS
 from deployments.thread_jobs import ThreadJobs
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class EncodingPipeline:
         self._batcher = Batcher(encoder)
         self._truncate = config.truncate is not False
         self._max_queued = -1 if config.max_queued_requests is None else config.max_queued_requests
+        self._waited = QUEUE_SECONDS.labels(config.name).observe
         self._requests: set[Owner] = set()
         self._short_jobs = ThreadJobs()
 
@@ -101,7 +103,7 @@ class EncodingPipeline:
         """Raises Overloaded where `max_queued_requests` wait already."""
         if 0 <= self._max_queued <= sum(not owner.started for owner in self._requests):
             raise Overloaded(f"{self._max_queued} requests already wait for this model").after(1)
-        owner = Owner(tenant)
+        owner = Owner(tenant, waited=self._waited)
         self._requests.add(owner)
         try:
             yield owner

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from deployments.arrival import Arrival
 from deployments.backends.fair_queue import FairQueue
 from deployments.errors import EngineError, Overloaded
 
@@ -18,21 +19,24 @@ Stopped = Callable[[], bool]
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class _Job(Arrival):
     call: Callable[[Stopped], Any]
     tenant: str
     answer: asyncio.Future[Any]
     left: threading.Event = field(default_factory=threading.Event)
-    started: bool = False
 
 
 class EngineThreads:
     """All methods belong to the replica's event loop."""
 
-    def __init__(self, threads: int, max_queued: int | None = None) -> None:
-        """`max_queued`: calls that may wait; None or less than 0: no limit."""
+    def __init__(
+        self, threads: int, max_queued: int | None = None, waited: Callable[[float], None] | None = None
+    ) -> None:
+        """`max_queued`: calls that may wait; None or less than 0: no limit. `waited` is told the seconds that each call
+        has waited when it begins."""
         self._threads = ThreadPoolExecutor(threads, "engine")
-        self._count = threads
+        self.count = threads
+        self._waited = waited
         self._busy = 0
         self._max_queued = -1 if max_queued is None else max_queued
         self._queue: FairQueue[_Job] = FairQueue()
@@ -46,10 +50,10 @@ class EngineThreads:
         """
         if self._closed:
             raise EngineError("the model was unloaded")
-        if self._busy == self._count and 0 <= self._max_queued <= len(self._queue):
+        if self._busy == self.count and 0 <= self._max_queued <= len(self._queue):
             raise Overloaded(f"{self._max_queued} requests already wait for this model").after(1)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        job = _Job(call, tenant, answer)
+        job = _Job(call, tenant, answer, waited=self._waited)
         self._jobs.add(job)
         self._queue.push(job)
         self._start()
@@ -68,19 +72,19 @@ class EngineThreads:
     def close(self) -> None:
         """Whoever waits gets EngineError; returns when what runs has ended. Idempotent."""
         self._closed = True
-        for job in self._jobs:
+        jobs, self._jobs = self._jobs, set()  # whoever leaves meanwhile takes its job out of the new one
+        for job in jobs:
             job.left.set()
             if not job.answer.done() and not job.answer.get_loop().is_closed():
                 job.answer.set_exception(EngineError("the model was unloaded"))
-        self._jobs.clear()
         self._threads.shutdown()
 
     def _start(self) -> None:
         """Fill the idle threads."""
         loop = asyncio.get_running_loop()
-        while self._busy < self._count and not self._closed and (job := next(iter(self._queue), None)):
+        while self._busy < self.count and not self._closed and (job := next(iter(self._queue), None)):
             self._queue.take(job)
-            job.started = True
+            job.start()
             self._busy += 1
             running = loop.run_in_executor(self._threads, job.call, job.left.is_set)
             running.add_done_callback(partial(self._ended, job))

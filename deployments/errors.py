@@ -69,6 +69,12 @@ class Forbidden(MantaError):
     status, type, code = 403, "permission_error", "forbidden"
 
 
+class ModelNotAllowed(Forbidden):
+    """The model is not among those that the key may use."""
+
+    code = "model_not_allowed"
+
+
 class ModelDisabled(MantaError):
     """The model's config says `disabled: true`."""
 
@@ -129,6 +135,12 @@ class ImageNotFound(MantaError):
     status, type, code = 404, "invalid_request_error", "image_not_found"
 
 
+class BodyTooSlow(MantaError):
+    """The request body came in too slowly, or stopped."""
+
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+
+
 class AlreadyExists(MantaError):
     """What was to be added is there under this name."""
 
@@ -145,6 +157,12 @@ class BodyTooLarge(MantaError):
     """The request body is over the limit of its route."""
 
     status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class RangeNotSatisfiable(MantaError):
+    """The bytes that a Range header names are not in the file."""
+
+    status, type, code = 416, "invalid_request_error", "range_not_satisfiable"
 
 
 class ClientGone(MantaError):
@@ -241,3 +259,10 @@ class ConfigInvalid(MantaError):
     """A config file or setting is wrong. The message names the file, the key and the fix."""
 
     code = "config_invalid"
+
+
+def load_failure(model: str, error: MantaError) -> MantaError:
+    """What a request is answered with for a model whose load failed. A fresh exception for each: one instance must not
+    gather tracebacks of many."""
+    failure = type(error) if error.status >= 500 else ModelLoadFailed
+    return failure(f'model "{model}" could not be loaded: {error.message}')

@@ -13,6 +13,7 @@ from deployments.backends.base import ImageEvent, ImageRequest, ImageResult, Pai
 from deployments.config import ModelConfig
 from deployments.errors import InvalidRequest, Overloaded, UnsupportedParameter
 from deployments.image_options import ImageOptions
+from deployments.metrics import QUEUE_SECONDS
 from deployments.painting import Order, Studio
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ImageModel:
         self._config = config
         self._options = ImageOptions.of(config)
         self._studio = Studio(engine)
+        self._waited = QUEUE_SECONDS.labels(config.name).observe
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._max_queued = -1 if config.max_queued_requests is None else config.max_queued_requests
 
@@ -65,7 +67,7 @@ class ImageModel:
     async def _painted(
         self, request: ImageRequest, pictures: list[Picture], *, progress: bool
     ) -> AsyncGenerator[ImageEvent, None]:
-        order = Order(pictures, request.tenant, request.partial_images, progress)
+        order = Order(pictures, request.tenant, request.partial_images, progress, waited=self._waited)
         done = [0] * len(pictures)
         steps = [picture.steps for picture in pictures]
         async with aclosing(self._studio.paint(order)) as updates:
@@ -122,10 +124,11 @@ class ImageModel:
             for name, value in (("mask", request.mask), ("strength", request.strength)):
                 if value is not None:
                     raise InvalidRequest(f"{name} is for an image to start from, and there is none").at(name)
-        elif not (self.engine.inpaints if request.mask else self.engine.paints_over):
-            raise UnsupportedParameter(
-                f"this model can't {'change a part of' if request.mask else 'start from'} an image"
-            ).at("mask" if request.mask else "image")
+            return
+        if request.mask and not self.engine.inpaints:
+            raise UnsupportedParameter("this model can't change a part of an image").at("mask")
+        if not request.mask and not self.engine.paints_over:
+            raise UnsupportedParameter("this model can't start from an image").at("image")
         if request.strength is not None and not 0 < request.strength <= 1:
             raise InvalidRequest(f"strength must be above 0 and at most 1, not {request.strength:g}").at("strength")
 

@@ -50,6 +50,14 @@ class Ingresses:
         """Requests that live ingresses have on their way to the model, or running on it."""
         return sum(report.in_use[model].in_flight for report in self._live() if model in report.in_use)
 
+    def last_used(self, model: str) -> float:
+        """Unix time of the last request that a live ingress has had for the model; 0: none."""
+        return max((report.in_use[model].last_used for report in self._live() if model in report.in_use), default=0.0)
+
+    def nodes(self) -> set[str]:
+        """Ids of the Ray nodes that live ingresses run on."""
+        return {report.node for report in self._live() if report.node}
+
     def acknowledged(self, version: int) -> bool:
         """Every live ingress has seen that version. A new controller first gives them the time to show up."""
         if not self._reports and time.monotonic() - self._born < INGRESS_TIMEOUT_S:

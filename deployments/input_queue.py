@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
+from deployments.arrival import Arrival
 from deployments.backends.base import Tokens
 
 PADDING_SHARE = 16
@@ -21,12 +22,10 @@ LOOKED_AT = 256
 
 
 @dataclass(slots=True, eq=False)
-class Owner:
-    """A request. Its inputs share its turns, however many there are."""
+class Owner(Arrival):
+    """A request. Its inputs share its turns, however many there are. It has started when inputs of it were taken."""
 
     tenant: str = ""
-    started: bool = False
-    """Inputs of it were taken."""
 
 
 T = TypeVar("T")
@@ -90,7 +89,7 @@ class InputQueue(Generic[T]):
         capacity = max(1, self._batch_tokens // oldest.length)
         batch = self._alike(oldest.length, capacity)
         for item in batch:
-            item.owner.started = True
+            item.owner.start()
             self._remove(item)
         self._end_turn(oldest.owner)
         return batch

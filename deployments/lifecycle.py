@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import psutil
 
@@ -13,6 +13,8 @@ from deployments.backends.base import Task
 from deployments.config import ModelConfig, ModelDefaults, tasks
 from deployments.errors import MantaError, ModelLoadFailed
 from deployments.ingresses import Ingresses
+from deployments.metrics import EVICTIONS, MODEL_LOAD_FAILURES, MODEL_LOAD_SECONDS
+from deployments.reports import ReplicaReport
 from deployments.states import ModelStatus, State
 
 logger = logging.getLogger("manta.lifecycle")
@@ -31,6 +33,8 @@ class Apps(Protocol):
     async def statuses(self) -> dict[str, Any]: ...
 
     async def describe(self, app: str) -> list[dict[str, Any]]: ...
+
+    async def report(self, app: str) -> list[ReplicaReport]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class Model:
     """Set by the replica's report while the model loads."""
     retired: bool = False
     """Its config went or changed: it is never loaded again, but replaced."""
+    held: bool = False
+    """Unloaded by hand: preloading leaves it alone until somebody asks for it."""
     admitted: bool = False
     """There is room for it: it counts as active while it loads."""
 
@@ -124,7 +130,9 @@ class Lifecycle:
         finally:
             model.outcome = None
         model.state, model.failures, model.last_used = State.READY, 0, time.time()
-        logger.info("model %s is loaded after %.1f s", name, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        MODEL_LOAD_SECONDS.labels(name).observe(seconds)
+        logger.info("model %s is loaded after %.1f s", name, seconds)
         self.publish(model)
 
     async def _outcome(self, model: Model) -> None:
@@ -150,6 +158,7 @@ class Lifecycle:
             logger.error("loading model %s failed", name, exc_info=cause)
             cause = ModelLoadFailed(f'model "{name}" could not be started: {type(cause).__name__}: {cause}')
         model.failures += 1
+        MODEL_LOAD_FAILURES.labels(name).inc()
         cooldown = min(self._settings.cooldown * 2 ** (model.failures - 1), self._settings.max_cooldown)
         model.state, model.error, model.until = State.FAILED, cause, time.time() + cooldown
         logger.warning("model %s failed to load, next try in %.0f s at the earliest: %s", name, cooldown, cause)
@@ -159,17 +168,24 @@ class Lifecycle:
     async def _make_room(self, model: Model) -> None:
         """Evict idle models, least recently used first, until one more fits. Waits while all are busy."""
         async with self._room:
-            while self._over_count() or self._short_of_memory():
+            while reason := self._too_much():
                 idle = [m for m in self._models.values() if self._evictable(m) and m is not model]
                 if idle:
                     victim = min(idle, key=lambda m: m.last_used)
-                    logger.info("evicting model %s for %s", victim.config.name, model.config.name)
+                    logger.info("evicting model %s for %s: %s", victim.config.name, model.config.name, reason)
+                    EVICTIONS.labels(victim.config.name, reason).inc()
                     await self.unload(victim)
-                elif self._over_count():
+                elif reason == "count":
                     await asyncio.sleep(STATUS_S)
                 else:
                     break  # short of memory with nothing to evict: the engine will say whether it fits
             model.admitted = True
+
+    def _too_much(self) -> Literal["count", "memory", ""]:
+        """What one model more would be too much for; empty: it fits."""
+        if self._over_count():
+            return "count"
+        return "memory" if self._short_of_memory() else ""
 
     def _over_count(self) -> bool:
         """Would one more be too many?"""
@@ -187,6 +203,13 @@ class Lifecycle:
         return (
             model.state is State.READY and not model.config.pinned and self._ingresses.in_flight(model.config.name) == 0
         )
+
+    async def settled(self, model: Model) -> None:
+        """Return when the load or unload in progress has ended; where there is none, in a moment."""
+        if model.work and not model.work.done():
+            await asyncio.wait([model.work])
+        else:
+            await asyncio.sleep(0.05)  # its config changed, and its successor is about to come
 
     # ---- unload ----
 

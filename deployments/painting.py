@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from deployments.arrival import Arrival
 from deployments.backends.base import Painter, Picture
 from deployments.backends.fair_queue import FairQueue
 from deployments.errors import EngineError, MantaError
@@ -31,8 +32,8 @@ class Update:
 
 
 @dataclass(slots=True, eq=False)
-class Order:
-    """A request's pictures."""
+class Order(Arrival):
+    """A request's pictures. It has started when one of them has been taken."""
 
     pictures: Sequence[Picture]
     tenant: str = ""
@@ -41,8 +42,6 @@ class Order:
     progress: bool = True
     """It is told after each step. Waking the event loop so often takes the interpreter from the painter."""
     updates: "asyncio.Queue[Update | Exception]" = field(default_factory=asyncio.Queue)
-    started: bool = False
-    """One of its pictures has been taken."""
     wanted: bool = True
     """Read by the painter's thread; False: who ordered has left."""
 
@@ -153,8 +152,8 @@ class Studio:
                 if len(batch) == capacity:
                     break
         for commission in batch:
-            commission.order.started = True
             self._queue.take(commission)
+            commission.order.start()
         return batch
 
     def _capacity(self, picture: Picture) -> int:

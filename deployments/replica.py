@@ -8,13 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from deployments import process_memory
 from deployments.backends.registry import engine_class
 from deployments.chat import ChatModel
 from deployments.config import ModelConfig, default_threads, tasks
 from deployments.embedding import EmbeddingModel
 from deployments.errors import MantaError, ModelLoadFailed
 from deployments.image import ImageModel
+from deployments.metrics_push import MetricsPush
+from deployments.replica_metrics import ReplicaMetrics
+from deployments.reports import ReplicaReport
 from deployments.rerank import RerankModel
+from deployments.samples import Snapshot
 from deployments.sound import SoundModel
 from deployments.speech import SpeechModel
 from deployments.transcription import TranscriptionModel
@@ -33,6 +38,12 @@ class Reporter(Protocol):
     async def ready(self) -> None: ...
 
     async def failed(self, error: MantaError) -> None: ...
+
+    async def metrics(self, snapshot: Snapshot) -> None: ...
+
+    def node(self) -> str:
+        """Id of the Ray node that this process runs on."""
+        ...
 
 
 class Replica:
@@ -61,16 +72,37 @@ class Replica:
             logger.exception("loading model %s failed", config.name)
             await reporter.failed(error)
             raise error from cause
+        self._node, self._loaded_at = reporter.node(), time.time()
+        self._metrics = ReplicaMetrics(config.name)
+        self._push = MetricsPush(reporter.metrics, self._observe, process="model", node=self._node)
+        # Serve awaits this one when the replica is to end; the interpreter calls the class's.
+        self.__del__ = self._end  # type: ignore[assignment, method-assign]
         await reporter.ready()
 
     def describe(self) -> dict[str, Any]:
         """For the controller: which spec runs here, and what it is doing."""
         return {"spec_hash": self._spec_hash, "pid": os.getpid(), **self.stats()}
 
+    async def report(self) -> ReplicaReport:
+        """For operators: where it runs, what it holds, and what it is doing."""
+        stats, memory = self.stats(), await asyncio.to_thread(process_memory.held)
+        if "kv_cache_bytes" in stats:
+            memory["kv_cache"] = int(stats.pop("kv_cache_bytes"))
+        return ReplicaReport(self._node, os.getpid(), memory, stats, self._loaded_at)
+
     def check_health(self) -> None:
         """Serve restarts the replica when this raises."""
         if self.stats().get("failed"):
             raise RuntimeError("the engine has failed")
+
+    def _observe(self) -> None:
+        self._metrics.observe(self.stats())
+
+    async def _end(self) -> None:
+        try:
+            await self._push.stop()
+        finally:
+            self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "engine"):  # the model class was made

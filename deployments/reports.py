@@ -13,9 +13,11 @@ class ReplicaReport:
     """Id of the Ray node it runs on."""
     pid: int
     memory: dict[str, int] = field(default_factory=dict)
-    """Kind → bytes: `rss` (this process and its children), `gpu`, `kv_cache` (part of either)."""
+    """Kind → bytes: `rss` (this process and its children), `gpu`, and what of either is set aside as `kv_cache`."""
     stats: dict[str, float] = field(default_factory=dict)
     """The engine's gauges and counters; `slots_busy` and `queued` always."""
+    loaded_at: float = 0.0
+    """Unix time."""
 
 
 @dataclass(slots=True)
@@ -32,9 +34,9 @@ class ModelReport:
     in_flight: int = 0
     """Requests on their way to it, queued or running, by the ingresses' account."""
     last_used: float = 0.0
-    """Unix time."""
+    """Unix time; 0: not by any ingress that lives."""
     loaded_at: float = 0.0
-    """Unix time; 0: not loaded."""
+    """Unix time, of the replica that runs longest; 0: none runs, or they weren't asked."""
     replicas: list[ReplicaReport] = field(default_factory=list)
 
 
@@ -48,7 +50,7 @@ class NodeReport:
     address: str
     """IP address."""
     last_seen: float
-    """Unix time."""
+    """Unix time at which Ray took it for alive."""
     resources: dict[str, float] = field(default_factory=dict)
     """Ray's, in all: CPU, GPU, memory (bytes), …"""
     available: dict[str, float] = field(default_factory=dict)

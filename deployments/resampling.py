@@ -24,7 +24,7 @@ def resample(samples: "NDArray[np.float32]", rate: int, to: int) -> "NDArray[np.
     import av  # a model whose samples come at its own rate does without it
 
     resampler = av.AudioResampler("flt", "mono", to)
-    blocks: list[NDArray[np.float32]] = []
+    blocks: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]  # less than a sample's time makes none
     for start in range(0, samples.size, BLOCK):
         block = np.ascontiguousarray(samples[None, start : start + BLOCK], np.float32)
         frame = av.AudioFrame.from_ndarray(block, format="flt", layout="mono")

@@ -6,9 +6,10 @@ import logging
 import re
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from ray import serve
+from ray import get_runtime_context, serve
 from ray.serve.api import RunTarget
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
@@ -27,6 +28,8 @@ from deployments.replica import (
     TranscriptionReplica,
     VadReplica,
 )
+from deployments.reports import ReplicaReport
+from deployments.samples import Snapshot
 
 logger = logging.getLogger("manta.serve_apps")
 
@@ -82,14 +85,22 @@ class ControllerReporter:
         self._api_app, self._app, self._spec_hash = api_app, app, spec_hash
 
     def loading(self, progress: float) -> None:
-        self._controller().report_loading.remote(self._app, self._spec_hash, progress)
+        self._controller.report_loading.remote(self._app, self._spec_hash, progress)
 
     async def ready(self) -> None:
-        await self._controller().report_ready.remote(self._app, self._spec_hash)
+        await self._controller.report_ready.remote(self._app, self._spec_hash)
 
     async def failed(self, error: MantaError) -> None:
-        await self._controller().report_failed.remote(self._app, self._spec_hash, error)
+        await self._controller.report_failed.remote(self._app, self._spec_hash, error)
 
+    async def metrics(self, snapshot: Snapshot) -> None:
+        await self._controller.report_metrics.remote(snapshot)
+
+    def node(self) -> str:
+        node: str = get_runtime_context().get_node_id()
+        return node
+
+    @cached_property
     def _controller(self) -> DeploymentHandle:
         return serve.get_deployment_handle(CONTROLLER, app_name=self._api_app, _check_exists=False)
 
@@ -162,6 +173,11 @@ class ServeApps:
         """What each live replica says of itself (`Replica.describe`)."""
         described: list[dict[str, Any]] = await model_handle(app).broadcast("describe").results_async(timeout_s=5)
         return described
+
+    async def report(self, app: str) -> list[ReplicaReport]:
+        """What each live replica tells operators (`Replica.report`)."""
+        reports: list[ReplicaReport] = await model_handle(app).broadcast("report").results_async(timeout_s=5)
+        return reports
 
 
 MAX_ONGOING_REQUESTS = 10_000

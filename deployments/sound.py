@@ -8,6 +8,7 @@ from deployments.backends.base import AudioChunk, Composer, SoundRequest
 from deployments.config import ModelConfig
 from deployments.engine_threads import EngineThreads, Stopped
 from deployments.errors import InvalidRequest
+from deployments.metrics import QUEUE_SECONDS
 
 DEFAULT_SECONDS = 5.0
 """LocalAI's (256 tokens of MusicGen)."""
@@ -18,7 +19,7 @@ class SoundModel:
 
     def __init__(self, engine: Composer, config: ModelConfig, models_path: Path) -> None:
         self.engine = engine
-        self._threads = EngineThreads(1, config.max_queued_requests)
+        self._threads = EngineThreads(1, config.max_queued_requests, QUEUE_SECONDS.labels(config.name).observe)
 
     async def compose(self, request: SoundRequest) -> AudioChunk:
         """The whole file. With a seed the same request gives the same samples.
@@ -38,7 +39,7 @@ class SoundModel:
         return await self._threads.run(lambda stopped: self._compose(request, seconds, stopped), request.tenant)
 
     def stats(self) -> dict[str, float]:
-        return {**self.engine.stats(), **self._threads.stats()}
+        return {**self.engine.stats(), "slots": self._threads.count, **self._threads.stats()}
 
     def close(self) -> None:
         self._threads.close()

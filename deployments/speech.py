@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deployments.arrival import Arrival
 from deployments.audio_encoding import open_encoder
 from deployments.backends.base import AudioChunk, SpeechRequest, Voice
 from deployments.backends.speech_options import SpeechOptions
 from deployments.config import ModelConfig
 from deployments.engine_threads import EngineThreads, Stopped
 from deployments.errors import EngineError, InvalidRequest, Overloaded
+from deployments.metrics import QUEUE_SECONDS
 from deployments.sentences import split_sentences
 
 if TYPE_CHECKING:
@@ -35,15 +37,13 @@ OPENAI_VOICES = frozenset(
 
 
 @dataclass(slots=True, eq=False)
-class _Speaking:
-    """What a request's sentences have in common."""
+class _Speaking(Arrival):
+    """What a request's sentences have in common. It has started when the first of them had its turn."""
 
     voice: str | None
     language: str | None
     speed: float
     tenant: str
-    started: bool = False
-    """Its first sentence has had its turn."""
 
 
 class SpeechModel:
@@ -55,6 +55,7 @@ class SpeechModel:
         self._voice, self._language = config.tts.voice, config.parameters.language
         self._max_queued = -1 if config.max_queued_requests is None else config.max_queued_requests
         self._threads = EngineThreads(engine.parallel)
+        self._waited = QUEUE_SECONDS.labels(config.name).observe
         self._requests: set[_Speaking] = set()
         self._done = dict.fromkeys(("sentences", "audio_s", "busy_s"), 0.0)
 
@@ -126,7 +127,8 @@ class SpeechModel:
         voice = request.voice or None
         if voice in OPENAI_VOICES and voice not in self.engine.voices:
             voice = None
-        return _Speaking(voice or self._voice, request.language or self._language, request.speed, request.tenant)
+        language = request.language or self._language
+        return _Speaking(voice or self._voice, language, request.speed, request.tenant, waited=self._waited)
 
     async def _sentences(self, text: str) -> list[str]:
         """Raises InvalidRequest for a text that is too long or has nothing to say."""
@@ -153,7 +155,7 @@ class SpeechModel:
         """`turns` keeps a request to as many places in the line as there are threads."""
 
         def synthesize(_: Stopped) -> tuple["NDArray[np.float32]", float]:
-            speaking.started = True
+            speaking.start()
             begun = time.perf_counter()
             samples = self.engine.synthesize(
                 text, voice=speaking.voice, language=speaking.language, speed=speaking.speed

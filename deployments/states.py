@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from deployments.backends.base import ModelCard
 from deployments.errors import MantaError
+from deployments.samples import Snapshot
 
 
 class State(StrEnum):
@@ -44,6 +45,19 @@ class InUse:
 
 
 @dataclass(slots=True)
+class Settlement:
+    """What became of a part of an API key's quota that an ingress was lent."""
+
+    key: str
+    """The key's tenant."""
+    resource: str
+    second: int
+    """Unix time at which it was lent."""
+    amount: int
+    """Not used, and given back. Negative: used beyond what was lent."""
+
+
+@dataclass(slots=True)
 class Report:
     """From an ingress: who it is, what it has seen (all of `epoch` up to `version`), what it is doing."""
 
@@ -53,6 +67,9 @@ class Report:
     in_use: dict[str, InUse] = field(default_factory=dict)
     node: str = ""
     """Id of the Ray node it runs on."""
+    metrics: Snapshot | None = None
+    """What it has counted; None: nothing new."""
+    settled: list[Settlement] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 from deployments.backends.base import SegmentGroup, Transcriber, Transcription, TranscriptionRequest
 from deployments.config import ModelConfig
 from deployments.engine_threads import EngineThreads, Stopped
+from deployments.metrics import QUEUE_SECONDS
 
 
 class TranscriptionModel:
@@ -18,7 +19,8 @@ class TranscriptionModel:
 
     def __init__(self, engine: Transcriber, config: ModelConfig, models_path: Path) -> None:
         self.engine = engine
-        self._threads = EngineThreads(engine.parallel, config.max_queued_requests)
+        waited = QUEUE_SECONDS.labels(config.name).observe
+        self._threads = EngineThreads(engine.parallel, config.max_queued_requests, waited)
 
     async def transcribe(self, request: TranscriptionRequest) -> Transcription:
         """The whole: the stream, collected."""
@@ -62,7 +64,7 @@ class TranscriptionModel:
             await asyncio.gather(running, return_exceptions=True)
 
     def stats(self) -> dict[str, float]:
-        return {**self.engine.stats(), **self._threads.stats()}
+        return {**self.engine.stats(), "slots": self._threads.count, **self._threads.stats()}
 
     def close(self) -> None:
         self._threads.close()

@@ -8,6 +8,7 @@ from deployments.backends.base import SpeechSpan, VadRequest, VoiceActivityDetec
 from deployments.config import ModelConfig, default_threads
 from deployments.engine_threads import EngineThreads, Stopped
 from deployments.errors import InvalidRequest
+from deployments.metrics import QUEUE_SECONDS
 from deployments.resampling import resample
 
 
@@ -16,14 +17,15 @@ class VadModel:
 
     def __init__(self, engine: VoiceActivityDetector, config: ModelConfig, models_path: Path) -> None:
         self.engine = engine
-        self._threads = EngineThreads(config.threads or default_threads(), config.max_queued_requests)
+        waited = QUEUE_SECONDS.labels(config.name).observe
+        self._threads = EngineThreads(config.threads or default_threads(), config.max_queued_requests, waited)
 
     async def detect(self, request: VadRequest) -> list[SpeechSpan]:
         """Spans in the order of time. Raises InvalidRequest for samples that are no sound."""
         return await self._threads.run(lambda stopped: self._detect(request, stopped), request.tenant)
 
     def stats(self) -> dict[str, float]:
-        return {**self.engine.stats(), **self._threads.stats()}
+        return {**self.engine.stats(), "slots": self._threads.count, **self._threads.stats()}
 
     def close(self) -> None:
         self._threads.close()

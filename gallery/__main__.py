@@ -160,7 +160,7 @@ def _run(command: Coroutine[Any, Any, None]) -> None:
 async def _opened(server: str, offline: bool, models_path: Path | None = None) -> AsyncGenerator[Target, None]:
     """The server that was named, or that of the settings if it runs, else the models directory; said on stderr."""
     settings = load_settings()
-    key = next((key.get_secret_value() for key in settings.api_keys), "")
+    key = settings.own_key()
     if models_path:
         settings = settings.model_copy(update={"models_path": models_path})
     if not offline and not models_path:

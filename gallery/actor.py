@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 from deployments.errors import MantaError, ModelNotFound
+from deployments.metrics import GALLERY_JOBS
 from gallery.database import Database
 from gallery.galleries import Galleries, Page
 from gallery.install import Installer
@@ -49,6 +51,7 @@ class Gallery:
         }
         self._jobs = Jobs(self._store, works, settings.parallel_jobs)
         self._sources = sources
+        self._phases: Counter[Phase] = Counter()
         self._open = AsyncExitStack()
 
     async def start(self) -> None:
@@ -115,6 +118,14 @@ class Gallery:
         async with aclosing(self._jobs.watch(uuid)) as statuses:
             async for status in statuses:
                 yield status
+
+    def count_jobs(self) -> None:
+        """Bring the metric of how many jobs are in which phase up to date, where anything has changed."""
+        phases = Counter(job.status().phase for job in self._jobs.unfinished())
+        for phase in Phase:
+            if phases[phase] != self._phases[phase]:
+                GALLERY_JOBS.labels(phase.value).set(phases[phase])
+        self._phases = phases
 
     # ---- galleries ----
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.errors import InsufficientStorage
+from deployments.metrics import GALLERY_BYTES
 from gallery.errors import Busy, Interrupted
 from gallery.partial import Partial, remove
 from gallery.settings import DownloadSettings
@@ -197,6 +198,7 @@ class _Download:
         await in_thread(self._partial.write, blocks, connection.at)
         self._partial.wrote(connection.at, connection.at + size)
         connection.at += size
+        GALLERY_BYTES.inc(size)
         self._hasher.wake()
         if self._reservation:
             self._reservation.wrote(size)

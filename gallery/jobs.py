@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 import orjson
 
 from deployments.errors import JobNotFound, MantaError, NotCancellable, NotReady
+from deployments.metrics import GALLERY_JOBS_ENDED
 from gallery.job import Job, Work
 from gallery.status import JobStatus, Phase
 from gallery.store import GalleryStore
@@ -234,6 +235,7 @@ class Jobs:
             await self._written(self._store.set_statuses, [status])
             job.end(status)
         self._saved.pop(job.uuid, None)
+        GALLERY_JOBS_ENDED.labels(job.kind, phase.value).inc()
         level = logging.WARNING if phase is Phase.FAILED else logging.INFO
         logger.log(level, "job %s (%s): %s", job.uuid, job.model, f"{phase}: {error}" if error else phase)
         await self._forget_old()

@@ -84,15 +84,10 @@ async def resolve(request: InstallRequest, sources: Lookup, galleries: Galleries
             '{"overrides": {"backend": "…"}}'
         )
     return replace(
-        found,
+        _described(found, request),
         name=name,
         config=config or None,
         files=files,
-        description=request.description or found.description,
-        license=request.license or found.license,
-        icon=request.icon or found.icon,
-        urls=(*found.urls, *request.urls),
-        tags=(*found.tags, *request.tags),
         # The gallery's owner is trusted with pickles, not whoever else adds files.
         allow_pickles=found.allow_pickles and set(files) <= {*found.files, *with_local_files(found.config or {})[1]},
         warnings=tuple(_warnings(config)) if config else (),
@@ -128,17 +123,12 @@ async def _from_gallery(wanted: str, sources: Lookup, galleries: Galleries) -> P
         base = read_base(await sources.text(entry.url), entry.url)
     plan = _plan(base)
     return replace(
-        plan,
+        _described(plan, entry),
         name=entry.name,
         config=merge(plan.config or {}, entry.overrides),
         files=_distinct(*plan.files, *entry.files),
         gallery=gallery.name,
         entry=entry.name,
-        description=entry.description or plan.description,
-        license=entry.license or plan.license,
-        icon=entry.icon or plan.icon,
-        urls=(*plan.urls, *entry.urls),
-        tags=entry.tags,
         allow_pickles=gallery.allow_pickles,
     )
 
@@ -180,6 +170,18 @@ def _plan(base: BaseConfig) -> Plan:
         license=base.license,
         icon=base.icon,
         urls=base.urls,
+    )
+
+
+def _described(plan: Plan, about: Entry | InstallRequest) -> Plan:
+    """The plan with what is said of the model beside its files."""
+    return replace(
+        plan,
+        description=about.description or plan.description,
+        license=about.license or plan.license,
+        icon=about.icon or plan.icon,
+        urls=(*plan.urls, *about.urls),
+        tags=(*plan.tags, *about.tags),
     )
 
 

@@ -1,8 +1,8 @@
 """Work on files, off the event loop."""
 
 import asyncio
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -15,7 +15,12 @@ async def in_thread(
 
     What it does to files can't be called back, and who cancelled it cleans up after it.
     """
-    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **keywords))
+    return await to_the_end(asyncio.to_thread(function, *arguments, **keywords))
+
+
+async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, for whose end a cancellation waits."""
+    task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

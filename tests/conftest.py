@@ -50,7 +50,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {
         "API_KEY": KEY,
         "MANTA_KEEPALIVE": "1",
+        "MANTA_TRUSTED_PROXIES": "127.0.0.1",
         "MANTA_LOAD_FAILURE_COOLDOWN": "2",
+        "MANTA_ALLOW_JOIN": "true",
         "GALLERIES": json.dumps(starter),  # nothing here reaches the other ones
         "MANTA_DOWNLOAD_ALLOW": "127.0.0.1",
         "MANTA_DOWNLOAD_STALL_TIMEOUT": "2",

@@ -11,6 +11,7 @@ class _Server(ThreadingHTTPServer):
     """Clients that hang up are part of the tests."""
 
     daemon_threads = True
+    request_queue_size = 128
     owner: Any
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -41,7 +42,7 @@ class Loopback:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request after another; `get` is the subclass's."""
+    """Answers one request after another; `get` and `post` are the subclass's."""
 
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -49,8 +50,14 @@ class Handler(BaseHTTPRequestHandler):
     def get(self) -> None:
         raise NotImplementedError
 
+    def post(self) -> None:
+        raise NotImplementedError
+
     def do_GET(self) -> None:
         self.get()
+
+    def do_POST(self) -> None:
+        self.post()
 
     def do_HEAD(self) -> None:
         self.get()

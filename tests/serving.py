@@ -1,6 +1,5 @@
 """A running server for tests: the launcher as a user starts it, on a free port, in directories of its own."""
 
-import json
 import os
 import signal
 import socket
@@ -36,6 +35,8 @@ class Server:
     url: str
     models_path: Path
     data_path: Path
+    config_path: Path
+    """Where `api_keys.json` may be."""
     launcher: psutil.Process
 
     def client(self, **options: Any) -> httpx.Client:
@@ -72,11 +73,10 @@ class Server:
 
     def in_flight(self, model: str) -> int:
         """Slots taken and requests queued in the model's replicas, by their own account."""
-        (raylet,) = self.processes("raylet/raylet")
-        address = next(a for a in raylet.cmdline() if a.startswith("--gcs-address=")).partition("=")[2]
-        command = [sys.executable, "-m", "tests.describe_replicas", address, model]
-        output = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=60).stdout
-        return int(sum(r["slots_busy"] + r["queued"] for r in json.loads(output.splitlines()[-1])))
+        with self.client() as client:
+            replicas = client.get("/backend/monitor", params={"model": model}).raise_for_status().json()["replicas"]
+        assert replicas, f"no replica of {model} answers"
+        return int(sum(replica["stats"]["slots_busy"] + replica["stats"]["queued"] for replica in replicas))
 
     def replica(self, model: str) -> psutil.Process | None:
         """The process of a loaded model's one replica."""
@@ -96,13 +96,14 @@ def free_port() -> int:
 def serving(directory: Path, **settings: str) -> Iterator[Server]:
     """Start `python -m api`, wait until it is ready, and at the end press Ctrl-C and see that nothing is left."""
     port = free_port()
-    models_path, data_path = directory / "models", directory / "data"
+    models_path, data_path, config_path = directory / "models", directory / "data", directory / "configuration"
     models_path.mkdir(parents=True, exist_ok=True)
     environ = {
         **os.environ,
         "ADDRESS": f"127.0.0.1:{port}",
         "MODELS_PATH": str(models_path),
         "MANTA_DATA_PATH": str(data_path),
+        "LOCALAI_CONFIG_DIR": str(config_path),
         **settings,
     }
     with (directory / "launcher.log").open("w") as output:
@@ -114,7 +115,7 @@ def serving(directory: Path, **settings: str) -> Iterator[Server]:
             stderr=output,
             start_new_session=True,
         )
-    server = Server(f"http://127.0.0.1:{port}", models_path, data_path, psutil.Process(process.pid))
+    server = Server(f"http://127.0.0.1:{port}", models_path, data_path, config_path, psutil.Process(process.pid))
     try:
         wait_until_ready(server, process, directory / "launcher.log")
         yield server

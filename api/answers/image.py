@@ -46,7 +46,7 @@ async def images_answer(wire: ImageOptions, results: Sequence[ImageResult], keep
     data: list[dict[str, Any]] = []
     for index, (image, seed) in enumerate(images):
         content = {"b64_json": b64encode(image).decode()} if as_base64 else {"url": await keep(image)}
-        data.append({"embedding": None, "index": index, **content, "seed": seed})
+        data.append({"index": index, **content, "seed": seed})
     return {
         "created": int(time.time()),
         "id": str(uuid.uuid4()),

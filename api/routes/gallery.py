@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import ADMIN_ONLY
 from api.base_url import base_url
 from api.call import Call, Caller, GalleryOf
 from api.gallery_gateway import GalleryGateway, Wanted
@@ -26,7 +27,7 @@ from api.schemas.gallery import (
     to_listed_gallery,
 )
 from api.schemas.job import JobStarted, JobView, to_job_view
-from api.sse import EventStream
+from api.sse import EVENTS, EventStream
 from deployments.errors import RouteNotFound
 from gallery.settings import Gallery
 from gallery.status import JobStatus
@@ -42,19 +43,19 @@ HEADERS = (TOTAL, UNREADABLE)
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
-@router.post("/models/apply")
+@router.post("/models/apply", dependencies=[ADMIN_ONLY])
 async def apply_model(body: ApplyModel, request: Request, call: Caller, gallery: GalleryOf) -> JobStarted:
     """Begin to install a model, of a gallery or by addresses."""
     return _started(request, call, await gallery.apply(to_install_request(body)))
 
 
-@router.post("/models/import-uri")
+@router.post("/models/import-uri", dependencies=[ADMIN_ONLY])
 async def import_uri(body: ImportURI, request: Request, call: Caller, gallery: GalleryOf) -> JobStarted:
     """Begin to install a model by the address of its weights, of a repository, or of its YAML."""
     return _started(request, call, await gallery.apply(to_import_request(body)))
 
 
-@router.post("/models/delete/{name:path}")
+@router.post("/models/delete/{name:path}", dependencies=[ADMIN_ONLY])
 async def delete_model(name: str, request: Request, call: Caller, gallery: GalleryOf) -> JobStarted:
     """Begin to delete an installed model. Files that another model uses stay."""
     return _started(request, call, await gallery.delete(name))
@@ -89,13 +90,13 @@ async def list_galleries(gallery: GalleryOf) -> list[ListedGallery]:
     return await _listed(gallery, await gallery.galleries())
 
 
-@router.post("/models/galleries")
+@router.post("/models/galleries", dependencies=[ADMIN_ONLY])
 async def add_gallery(body: GalleryToAdd, gallery: GalleryOf) -> list[ListedGallery]:
     """Add a gallery, for good. Answers the new list."""
     return await _listed(gallery, await gallery.add_gallery(to_gallery(body)))
 
 
-@router.delete("/models/galleries")
+@router.delete("/models/galleries", dependencies=[ADMIN_ONLY])
 async def remove_gallery(body: GalleryToRemove, gallery: GalleryOf) -> list[ListedGallery]:
     """Remove a gallery, for good. Answers the new list."""
     return await _listed(gallery, await gallery.remove_gallery(body.name))
@@ -116,7 +117,7 @@ async def retrieve_job(uuid: str, gallery: GalleryOf) -> JobView:
     return to_job_view(await gallery.job(uuid))
 
 
-@router.post("/models/jobs/{uuid}/cancel")
+@router.post("/models/jobs/{uuid}/cancel", dependencies=[ADMIN_ONLY])
 async def cancel_job(uuid: str, gallery: GalleryOf) -> JobView:
     """End an installation and remove what it has fetched."""
     return to_job_view(await gallery.cancel(uuid))
@@ -129,10 +130,7 @@ class JobEvents(EventStream):
     last = b""
 
 
-_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string", "description": "Each event a job as JSON."}}}}
-
-
-@router.get("/models/jobs/{uuid}/events", response_class=Response, responses={200: _STREAM})
+@router.get("/models/jobs/{uuid}/events", response_class=Response, responses={200: {"content": EVENTS}})
 async def stream_job(uuid: str, call: Caller, gallery: GalleryOf) -> Response:
     """How a job is doing, told as it goes on: events named `progress`, and at its end one named `end`."""
     return JobEvents(gallery.events(uuid), _event, call.settings.keepalive)

@@ -1,16 +1,15 @@
 """Images that were answered by URL: kept for a while, under names that nobody can guess."""
 
 import secrets
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from api.base_url import base_url
+from api.blob_response import BlobResponse
 from deployments.errors import ImageNotFound
 from gallery.blobs import Blob, Blobs
 
@@ -71,21 +70,3 @@ async def _found(name: str, request: Request) -> tuple[Blob, dict[str, str]]:
         "Cache-Control": f"private, max-age={max(0, left)}, immutable",
         "X-Content-Type-Options": "nosniff",
     }
-
-
-class BlobResponse(Response):
-    """Sends a blob as it is read."""
-
-    def __init__(self, blob: Blob, headers: dict[str, str]) -> None:
-        self.blob = blob
-        self.status_code = 200
-        self.media_type = blob.media_type
-        self.background = None
-        self.init_headers(headers | {"Content-Length": str(blob.size)})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self.blob.read()) as blocks:
-            async for block in blocks:
-                await send({"type": "http.response.body", "body": block, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})

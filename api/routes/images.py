@@ -13,7 +13,7 @@ from api.answers.image import ImageEvents, ImageEventWriter, Kind, images_answer
 from api.call import Call, Caller, QueryModel, json_response
 from api.disconnect import unless_gone
 from api.gateway import LARGE, Gateway
-from api.image_form import ImageUpload, image_form_schema, read_image_form
+from api.image_form import ImageUpload, read_image_form
 from api.json_body import JSONRoute
 from api.media import load_image
 from api.routes.generated_images import KeepImages
@@ -27,6 +27,7 @@ from api.schemas.image import (
     to_image_requests,
 )
 from api.sse import streamed
+from api.uploads import form_schema
 from deployments.backends.base import ImageEvent, ImageRequest, ImageResult, Task
 from deployments.side_by_side import side_by_side
 
@@ -48,17 +49,13 @@ async def create_image(
     return await _painted(call, images, card.name, body, requests, "image_generation")
 
 
-@router.post("/images/edits", responses=_ANSWER, openapi_extra=image_form_schema(ImageEditForm, mask=True))
+@router.post("/images/edits", responses=_ANSWER, openapi_extra=form_schema(ImageEditForm, ["image"], ["mask"]))
 async def create_image_edit(request: Request, call: Caller, images: KeepImages, model: QueryModel = None) -> Response:
     """An image changed as a prompt says, where the mask is transparent, or everywhere."""
     return await _edited(call, images, model, await read_image_form(request, ImageEditForm), mask_is_alpha=True)
 
 
-@router.post(
-    "/images/inpainting",
-    responses=_ANSWER,
-    openapi_extra=image_form_schema(ImageEditForm, mask=True, needs_mask=True),
-)
+@router.post("/images/inpainting", responses=_ANSWER, openapi_extra=form_schema(ImageEditForm, ["image", "mask"]))
 async def create_image_inpainting(
     request: Request, call: Caller, images: KeepImages, model: QueryModel = None
 ) -> Response:
@@ -67,7 +64,7 @@ async def create_image_inpainting(
     return await _edited(call, images, model, upload, mask_is_alpha=False)
 
 
-@router.post("/images/variations", responses=_ANSWER, openapi_extra=image_form_schema(ImageVariationForm, mask=False))
+@router.post("/images/variations", responses=_ANSWER, openapi_extra=form_schema(ImageVariationForm, ["image"]))
 async def create_image_variation(
     request: Request, call: Caller, images: KeepImages, model: QueryModel = None
 ) -> Response:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from api.auth import ADMIN_ONLY
 from api.call import Caller, GalleryOf
 from api.name_filter import name_filter
 from api.schemas.model import Model, ModelList, Reloaded, to_model
@@ -38,7 +39,7 @@ async def retrieve_model(model: str, call: Caller) -> Model:
     return to_model(card)
 
 
-@reload_router.post("/models/reload")
+@reload_router.post("/models/reload", dependencies=[ADMIN_ONLY])
 async def reload_models(call: Caller, gallery: GalleryOf) -> Reloaded:
     """Read the model configs again, and begin to fetch what they name and isn't there."""
     errors = await call.gateway.reload()

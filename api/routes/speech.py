@@ -9,7 +9,7 @@ from api.answers.audio import AudioStream, audio_events, audio_response
 from api.call import Call, Caller, QueryModel
 from api.json_body import JSONRoute
 from api.schemas.speech import SpeechCreateParams, TextToSpeechParams, from_elevenlabs, to_speech_request
-from api.sse import EventStream
+from api.sse import EVENTS, EventStream
 from deployments.audio_formats import FORMATS
 from deployments.backends.base import Task
 
@@ -29,24 +29,26 @@ AUDIO: dict[int | str, dict[str, Any]] = {
 }
 """OpenAPI's description of an answer that is an audio file."""
 
+_SPOKEN: dict[int | str, dict[str, Any]] = {200: {**AUDIO[200], "content": AUDIO[200]["content"] | EVENTS}}
+
 OutputFormat = Annotated[
     str | None, Query(description="ElevenLabs' name of a format, such as mp3_44100_128; wins over the body's.")
 ]
 
 
-@router.post("/audio/speech", responses=AUDIO, response_class=Response)
+@router.post("/audio/speech", responses=_SPOKEN, response_class=Response)
 async def create_speech(body: SpeechCreateParams, call: Caller, model: QueryModel = None) -> Response:
     """A text, spoken."""
     return await _speak(body, call, model)
 
 
-@localai_router.post("/tts", responses=AUDIO, response_class=Response)
+@localai_router.post("/tts", responses=_SPOKEN, response_class=Response)
 async def tts(body: SpeechCreateParams, call: Caller, model: QueryModel = None) -> Response:
     """The same under LocalAI's path."""
     return await _speak(body, call, model)
 
 
-@elevenlabs_router.post("/v1/text-to-speech/{voice_id:path}", responses=AUDIO, response_class=Response)
+@elevenlabs_router.post("/v1/text-to-speech/{voice_id:path}", responses=_SPOKEN, response_class=Response)
 async def text_to_speech(
     body: TextToSpeechParams,
     call: Caller,

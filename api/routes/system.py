@@ -1,16 +1,20 @@
 """What is asked of the server itself."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse
 
 from api import __version__
-from api.call import Caller
+from api.call import Caller, ClusterOf
+from api.schemas.system import SystemInformation, system_information
 from deployments.errors import NotReady
 
 router = APIRouter(tags=["System"])
+guarded_router = APIRouter(tags=["System"])
 
 SWAGGER_ASSETS = "/swagger/assets"
 """Where the page's script and style are served: from a package, so that it works without the internet."""
@@ -49,6 +53,17 @@ async def readyz(call: Caller) -> str:
     if reason := call.gateway.ready():
         raise NotReady(reason).after(1)
     return "OK"
+
+
+@guarded_router.get("/system", response_model_exclude_none=True)
+async def system_info(
+    cluster: ClusterOf,
+    verbose: Annotated[bool, Query(description="All about each model, unloaded ones aside, and the machines.")] = False,
+) -> SystemInformation:
+    """The backends that models may name, and the models that are loaded."""
+    if verbose:
+        return system_information(await cluster.models(replicas=True), await cluster.nodes())
+    return system_information(await cluster.models())
 
 
 @router.get("/swagger/", include_in_schema=False)

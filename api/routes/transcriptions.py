@@ -16,7 +16,7 @@ from api.schemas.transcription import (
     to_transcription_request,
     transcription_params,
 )
-from api.sse import EventStream
+from api.sse import EVENTS, EventStream
 from api.uploads import form_schema, read_upload
 from deployments.backends.base import Task
 
@@ -29,7 +29,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
             "text/plain": {"schema": {"type": "string", "description": "text, txt and lrc"}},
             "application/x-subrip": {"schema": {"type": "string"}},
             "text/vtt": {"schema": {"type": "string"}},
-            "text/event-stream": {"schema": {"type": "string", "description": "With `stream`; the last is [DONE]."}},
+            **EVENTS,
         },
     }
 }

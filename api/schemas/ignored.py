@@ -25,6 +25,8 @@ _REASONS: dict[str, str] = {
     "speakers are not told apart": "diarize known_speaker_names known_speaker_references",
     "transcripts have no logprobs of tokens": "include",
     "the backend cuts long audio as suits it": "chunking_strategy",
+    "files are kept until they are deleted": "expires_after[anchor] expires_after[seconds]",
+    "nothing runs the assistants that are kept here": "tool_resources",
     "sounds are not made to fit end to start": "loop",
 }
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from api.schemas.common import LARGEST_COUNT, Integer, StringOrList, WireModel
 from api.schemas.ignored import report_ignored
@@ -49,6 +49,14 @@ def _prompts(prompts: list[str]) -> list[str]:
     return prompts
 
 
+_PROMPT = {"type": "string", "minLength": 1}
+Prompts = Annotated[
+    StringOrList,
+    AfterValidator(_prompts),
+    WithJsonSchema({"anyOf": [_PROMPT, {"type": "array", "minItems": 1, "items": _PROMPT}]}),
+]
+
+
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +99,7 @@ class ImageOptions(WireModel):
 
 
 class ImageGenerateParams(ImageOptions):
-    prompt: Annotated[StringOrList, AfterValidator(_prompts)]
+    prompt: Prompts
     """With `|`: what should be seen, then what should not."""
     file: Annotated[str | None, Field(validation_alias=AliasChoices("file", "image"))] = None
     """An image to start from: its URL, a data URL, or base64."""
@@ -115,7 +123,7 @@ class ImageVariationForm(ImageForm):
 
 
 class ImageEditForm(ImageForm):
-    prompt: Annotated[StringOrList, AfterValidator(_prompts)]
+    prompt: Prompts
     """With `|`: what should be seen, then what should not."""
 
     @property
@@ -132,8 +140,6 @@ class Image(BaseModel):
     url: str | None = None
     b64_json: str | None = None
     index: int
-    embedding: None
-    """Of LocalAI's shape."""
     seed: int
     """Another request with it gets the same image."""
 

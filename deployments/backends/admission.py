@@ -1,6 +1,7 @@
 """Who may enter an engine that has its own scheduler: so many at once, the others wait and tenants take turns."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ class Admission:
         return len(self._queue)
 
     @asynccontextmanager
-    async def slot(self, tenant: str) -> AsyncIterator[None]:
-        """Wait for a slot, and hold it."""
+    async def slot(self, tenant: str) -> AsyncIterator[float]:
+        """Wait for a slot, and hold it. Gives the seconds that it waited."""
+        arrived = time.perf_counter()
         await self._enter(tenant)
         try:
-            yield
+            yield time.perf_counter() - arrived
         finally:
             self._leave()
 

@@ -64,8 +64,7 @@ class Echo:
         self._busy += 1
         try:
             await asyncio.sleep(self._first_delay)
-            if request.media:
-                yield TokenGroup([], prompt_tokens=len(prompt))
+            yield TokenGroup([], prompt_tokens=len(prompt) if request.media else None, queue_seconds=0.0)
             for place in range(len(request.resume), min(len(answer), limit)):
                 if place >= self._fail_after:
                     raise EngineError(f"echo was told to fail after {place} tokens")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from deployments.arrival import Arrival
 from deployments.backends.base import FinishReason, Token
 from deployments.backends.media_span import MediaSpan
 from deployments.backends.token_stream import TokenStream
@@ -25,8 +26,8 @@ class TokenSampler(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """One sequence to generate."""
+class Job(Arrival):
+    """One sequence to generate. It starts when it is first admitted."""
 
     ids: list[int]
     """The prompt, then what was generated. Rows of media have ids of their own: `media_span.row_ids`."""

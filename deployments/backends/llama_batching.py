@@ -151,6 +151,7 @@ class Scheduler:
             self._queue.take(job)
             reused = self._slots.place(job, source, reusable)
             if job.order < 0:
+                job.start()
                 job.order, job.cached_tokens = next(self._orders), reused
             if self._slots.all_running():
                 return

@@ -95,10 +95,11 @@ class LlamaCpp:
         job = Job([*tokens, *request.resume], limit, sampler, stream, request.tenant, spans=spans)
         try:
             self._loop.submit(job)
-            cached = None
+            first = True
             async for group in stream.groups():
-                if cached is None:
-                    cached = group.cached_tokens = job.cached_tokens
+                if first:
+                    first = False
+                    group.queue_seconds, group.cached_tokens = job.queue_seconds, job.cached_tokens
                     group.prompt_tokens = counted
                 yield group
         finally:
@@ -107,6 +108,7 @@ class LlamaCpp:
     def stats(self) -> dict[str, float]:
         stats = self._loop.stats()
         stats["queued"] += sum(self._projecting.stats().values())
+        stats["kv_cache_bytes"] = self._decoder.cache_bytes
         return stats
 
     def close(self) -> None:
@@ -134,11 +136,9 @@ class LlamaCpp:
         projector = self._projector
         if projector is None:
             raise InvalidRequest("this model takes text only").at("messages")
-        bos = self.special_tokens.get("bos_token")
-        add_bos = not (bos and request.prompt.startswith(bos))
 
         def tokenize(stopped: Stopped) -> MediaPrompt:
-            return projector.tokenize(request.prompt, request.media, add_bos=add_bos, most=self.context_size)
+            return projector.tokenize(request.prompt, request.media, add_bos=request.add_bos, most=self.context_size)
 
         return await self._projecting.run(tokenize, request.tenant)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.backends.llama_batching import CellsExhausted, DecodeFailed
-from deployments.backends.llama_library import AbortFlag, complaints, without_release
+from deployments.backends.llama_library import AbortFlag, cache_bytes, complaints, without_release
 from deployments.backends.llama_vocab import LlamaModel
 from deployments.backends.media_span import PLANES, MediaSpan
 from deployments.backends.mrope import SequencePositions
@@ -31,10 +31,11 @@ class LlamaDecoder:
 
     def __init__(self, model: LlamaModel, params: llama_cpp.llama_context_params) -> None:
         self._model = model
-        with complaints() as said:
+        with complaints() as said, cache_bytes() as set_aside:
             self.context = llama_cpp.llama_init_from_model(model.pointer, params)
             if not self.context:
                 raise ModelLoadFailed(f"llama.cpp could not make a context: {said() or 'it gave no reason'}")
+            self.cache_bytes = set_aside()
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.cells = int(llama_cpp.llama_n_ctx(self.context))
         self.reuses_prefixes = model.reuses_prefixes

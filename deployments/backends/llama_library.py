@@ -20,20 +20,27 @@ WARNING = 3
 CONTINUED = 5
 
 
-class _Complaints(threading.local):
-    """llama.cpp's last warnings and errors, in the thread that it said them in."""
+_CACHE_SIZE = re.compile(r"(?:KV|RS|state) buffer size = +([\d.]+) MiB")
+"""What it logs of each buffer that keeps sequences' keys and values, or the states of recurrent layers."""
+
+
+class _Said(threading.local):
+    """What llama.cpp logs, in the thread that it says it in."""
 
     def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=20)
+        self.complaints: deque[str] = deque(maxlen=20)
+        self.cache_sizes: list[float] = []
 
 
-_complaints = _Complaints()
+_said = _Said()
 
 
 def _on_log(level: int, text: bytes, _: object) -> None:
     line = text.decode(errors="replace").rstrip()
     if WARNING <= level < CONTINUED:
-        _complaints.lines.append(line)
+        _said.complaints.append(line)
+    elif found := _CACHE_SIZE.search(line):
+        _said.cache_sizes.append(float(found[1]))
     log.debug("%s", line)
 
 
@@ -46,8 +53,16 @@ llama_cpp.llama_backend_init()
 @contextmanager
 def complaints() -> Iterator[Callable[[], str]]:
     """Inside the block, the yielded function tells what llama.cpp has complained of since its start, in this thread."""
-    _complaints.lines.clear()
-    yield lambda: "; ".join(_complaints.lines)
+    _said.complaints.clear()
+    yield lambda: "; ".join(_said.complaints)
+
+
+@contextmanager
+def cache_bytes() -> Iterator[Callable[[], int]]:
+    """Inside the block, the yielded function tells the bytes that llama.cpp has set aside for sequences since its start,
+    in this thread. By its log, to 0.01 MiB: it has no call for that."""
+    _said.cache_sizes.clear()
+    yield lambda: round(sum(_said.cache_sizes) * 2**20)
 
 
 def without_release(function: Any) -> Any:

@@ -17,8 +17,8 @@ class Backend:
     classes: Mapping[Task, str]
     """What it can do → `module:Class`. The class has `load(config, models_path, progress)`, blocking, and the task's
     Protocol. The first task is that of a model which doesn't say what it is for."""
-    requires: str | None = None
-    """Top-level modules that the extra installs, with spaces between; None: nothing."""
+    requires: tuple[str, ...] = ()
+    """Top-level modules that the extra installs."""
     extra: str | None = None
     """The extra of pyproject.toml that brings it: `make install-<extra>`."""
     suffixes: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ BACKENDS: dict[str, Backend] = {
             Task.EMBEDDING: "deployments.backends.llama_embedder:LlamaEmbedder",
             Task.RERANK: "deployments.backends.llama_embedder:LlamaReranker",
         },
-        requires="llama_cpp",
+        requires=("llama_cpp",),
         extra="llama-cpp",
         suffixes=(".gguf",),
     ),
@@ -45,7 +45,7 @@ BACKENDS: dict[str, Backend] = {
             Task.EMBEDDING: "deployments.backends.sentence_transformers:SentenceEmbedder",
             Task.RERANK: "deployments.backends.sentence_transformers:SentenceReranker",
         },
-        requires="sentence_transformers",
+        requires=("sentence_transformers",),
         extra="sentence-transformers",
     ),
     "vllm": Backend(
@@ -54,7 +54,7 @@ BACKENDS: dict[str, Backend] = {
             Task.EMBEDDING: "deployments.backends.vllm_pooling:VllmEmbedder",
             Task.RERANK: "deployments.backends.vllm_pooling:VllmReranker",
         },
-        requires="vllm",
+        requires=("vllm",),
         extra="vllm",
         environment=".venv-vllm",
         spreads=True,
@@ -64,29 +64,29 @@ BACKENDS: dict[str, Backend] = {
             Task.CHAT: "deployments.backends.transformers_text:TransformersText",
             Task.EMBEDDING: "deployments.backends.sentence_transformers:SentenceEmbedder",
         },
-        requires="llguidance sentence_transformers",
+        requires=("llguidance", "sentence_transformers"),
         extra="transformers",
     ),
     "faster-whisper": Backend(
         {Task.TRANSCRIPTION: "deployments.backends.faster_whisper:FasterWhisper"},
-        requires="faster_whisper",
+        requires=("faster_whisper",),
         extra="whisper",
     ),
-    "piper": Backend({Task.SPEECH: "deployments.backends.piper:Piper"}, requires="piper", extra="tts"),
-    "coqui": Backend({Task.SPEECH: "deployments.backends.coqui:Coqui"}, requires="TTS", extra="tts"),
+    "piper": Backend({Task.SPEECH: "deployments.backends.piper:Piper"}, requires=("piper",), extra="tts"),
+    "coqui": Backend({Task.SPEECH: "deployments.backends.coqui:Coqui"}, requires=("TTS",), extra="tts"),
     "transformers-musicgen": Backend(
         {Task.SOUND: "deployments.backends.musicgen:MusicGen"},
-        requires="transformers",
+        requires=("transformers",),
         extra="transformers",
     ),
     "silero-vad": Backend(
         {Task.VAD: "deployments.backends.silero_vad:SileroVad"},
-        requires="onnxruntime",
+        requires=("onnxruntime",),
         extra="vad",
     ),
     "diffusers": Backend(
         {Task.IMAGE: "deployments.backends.diffusers:Diffusers"},
-        requires="diffusers",
+        requires=("diffusers",),
         extra="diffusers",
     ),
     "echo": Backend(
@@ -94,6 +94,11 @@ BACKENDS: dict[str, Backend] = {
             Task.CHAT: "deployments.backends.echo:Echo",
             Task.EMBEDDING: "deployments.backends.echo_encoder:EchoEmbedder",
             Task.RERANK: "deployments.backends.echo_encoder:EchoReranker",
+            Task.TRANSCRIPTION: "deployments.backends.echo_media:EchoTranscriber",
+            Task.SPEECH: "deployments.backends.echo_media:EchoVoice",
+            Task.SOUND: "deployments.backends.echo_media:EchoComposer",
+            Task.IMAGE: "deployments.backends.echo_media:EchoPainter",
+            Task.VAD: "deployments.backends.echo_media:EchoDetector",
         }
     ),
 }
@@ -137,7 +142,7 @@ def engine_class(name: str, task: Task) -> Any:
     backend = lookup(name)
     if task not in backend.classes:
         raise ConfigInvalid(f'backend "{name}" can\'t do {task}: it is for {", ".join(backend.classes)}')
-    missing = next((one for one in (backend.requires or "").split() if importlib.util.find_spec(one) is None), None)
+    missing = next((one for one in backend.requires if importlib.util.find_spec(one) is None), None)
     if missing is not None:
         raise BackendNotInstalled(
             f'backend "{name}" needs the Python package "{missing}", which is not installed here; '

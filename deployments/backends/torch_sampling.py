@@ -1,7 +1,7 @@
 """Choosing the next tokens of a batch by torch: llama.cpp's samplers in its order, all rows at once."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,23 +165,16 @@ def candidates(logits: torch.Tensor, samplings: Sequence[Sampling]) -> tuple[tor
     values, ids = torch.topk(logits, max(counts))
     ranks = torch.arange(values.shape[1], device=values.device)
     values = values.masked_fill(ranks >= column(counts), -torch.inf)
-    if any(sampling.typical_p < 1 for sampling in samplings):
-        values = _typical(values, column([sampling.typical_p for sampling in samplings]))
-    if any(sampling.top_p < 1 for sampling in samplings):
-        limits = column([sampling.top_p for sampling in samplings])
-        chances = values.softmax(1)
-        before = chances.cumsum(1) - chances
-        values = values.masked_fill((before >= limits) & (limits < 1) & (before > 0), -torch.inf)
-    if any(sampling.min_p > 0 for sampling in samplings):
-        limits = column([sampling.min_p for sampling in samplings])
-        chances = values.softmax(1)
-        values = values.masked_fill(chances < limits * chances.amax(1, keepdim=True), -torch.inf)
+    for name, neutral, left_out in _FILTERS:
+        limits = [getattr(sampling, name) for sampling in samplings]
+        if any(limit != neutral for limit in limits):
+            values = values.masked_fill(left_out(values, column(limits)), -torch.inf)
     return values, ids
 
 
-def _typical(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """Locally typical sampling (arXiv 2202.00666): those whose surprise is nearest to the distribution's entropy, until
-    their probabilities exceed the limit."""
+def _untypical(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """Locally typical sampling (arXiv 2202.00666): all but those whose surprise is nearest to the distribution's
+    entropy, until their probabilities exceed the limit."""
     logs = values.log_softmax(1)
     chances = logs.exp()
     entropy = -(chances * logs.masked_fill(chances == 0, 0)).sum(1, keepdim=True)
@@ -189,8 +182,29 @@ def _typical(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
     order = distance.argsort(dim=1, stable=True)
     ordered = chances.gather(1, order)
     before = ordered.cumsum(1) - ordered
-    out = torch.empty_like(before, dtype=torch.bool).scatter_(1, order, before > limits)
-    return values.masked_fill(out & (limits < 1), -torch.inf)
+    return torch.empty_like(before, dtype=torch.bool).scatter_(1, order, before > limits) & (limits < 1)
+
+
+def _beyond_nucleus(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """Those after the ones whose probabilities reach the limit (arXiv 1904.09751)."""
+    chances = values.softmax(1)
+    before = chances.cumsum(1) - chances
+    return (before >= limits) & (limits < 1) & (before > 0)
+
+
+def _unlikely(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """Those less likely than the limit times the best one (arXiv 2407.01082)."""
+    chances = values.softmax(1)
+    return chances < limits * chances.amax(1, keepdim=True)
+
+
+_FILTERS: Sequence[tuple[str, float, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = (
+    ("typical_p", 1.0, _untypical),
+    ("top_p", 1.0, _beyond_nucleus),
+    ("min_p", 0.0, _unlikely),
+)
+"""Field of Sampling, the value with which it does nothing, and what it leaves out of logits [rows, candidates] by each
+row's value [rows, 1]."""
 
 
 def _draw(values: torch.Tensor, samplings: Sequence[Sampling], draws: Sequence[float]) -> torch.Tensor:

@@ -207,6 +207,7 @@ class Scheduler:
         for job in jobs:
             self._queue.take(job)
             if job.order < 0:
+                job.start()
                 job.order = next(self._orders)
         self._prefill = Prefill(jobs, self._decoder.start(jobs))
 

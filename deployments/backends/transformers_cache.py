@@ -23,6 +23,11 @@ class Columns:
         self._start, self._end = 0, tensor.shape[2]
 
     @property
+    def nbytes(self) -> int:
+        """With what is in reserve."""
+        return self._space.nbytes
+
+    @property
     def used(self) -> torch.Tensor:
         return self._space[:, :, self._start : self._end]
 
@@ -78,6 +83,10 @@ class PaddedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             self._columns[1].append(value_states)
         return self._show(*self._columns)
 
+    @property
+    def nbytes(self) -> int:
+        return sum(columns.nbytes for columns in self._columns or ())
+
     def join(self, others: "PaddedLayer") -> None:
         """Put the rows of another layer under these."""
         if self._columns is None or others.keys is None or others.values is None:
@@ -118,6 +127,11 @@ class BatchCache(Cache):
     def recurrent(self) -> bool:
         """Whether a layer keeps a state instead of columns: padding goes into it, and it takes one token at a time."""
         return any(isinstance(layer, LinearAttentionLayer) for layer in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values. May be called from another thread."""
+        return sum(layer.nbytes for layer in self.layers if isinstance(layer, PaddedLayer))
 
     def join(self, others: "BatchCache") -> None:
         """Put the rows of another cache under these."""

@@ -69,6 +69,12 @@ class TransformersDecoder:
     def columns(self) -> int:
         return max(self._lengths, default=0)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of the batch's keys and values. May be called from another thread."""
+        cache = self._cache
+        return cache.nbytes if isinstance(cache, BatchCache) else 0
+
     def start(self, jobs: Sequence[PromptJob]) -> Prompts:
         return self._started([job.ids for job in jobs], jobs[0].inputs)
 

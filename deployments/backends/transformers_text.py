@@ -52,12 +52,12 @@ class TransformersText:
         self.special_tokens = self._vocab.special_tokens()
         self._pictures: PictureReader | None = None
         if loaded.processor is not None:
-            self._pictures = PictureReader(loaded.processor, self.special_tokens.get("bos_token"))
+            self._pictures = PictureReader(loaded.processor)
         self.media_markers: Mapping[str, str | None] = {"image": None} if self._pictures else {}
         own = self._pictures.chat_template if self._pictures else None
         self.chat_template = own or self._vocab.chat_template
         self._ends = _end_ids(model, tokenizer)
-        decoder = TransformersDecoder(model)
+        self._decoder = decoder = TransformersDecoder(model)
         scheduler = Scheduler(decoder, slots=slots, cells=cells, batch_tokens=loaded.placement.batch_tokens)
         self._loop: EngineLoop[PromptJob] = EngineLoop(scheduler, "transformers", decoder.close)
 
@@ -86,14 +86,17 @@ class TransformersText:
         job = PromptJob([*prompt, *request.resume], limit, sampler, stream, request.tenant, inputs=inputs)
         try:
             self._loop.submit(job)
+            first = True
             async for group in stream.groups():
-                group.prompt_tokens, prompt_tokens = prompt_tokens, None
+                if first:
+                    first = False
+                    group.queue_seconds, group.prompt_tokens = job.queue_seconds, prompt_tokens
                 yield group
         finally:
             self._loop.cancel(job)
 
     def stats(self) -> dict[str, float]:
-        return self._loop.stats()
+        return {**self._loop.stats(), "kv_cache_bytes": self._decoder.cache_bytes}
 
     def close(self) -> None:
         self._loop.close()
@@ -106,7 +109,7 @@ class TransformersText:
             return request.tokens, {}
         if self._pictures is None:
             raise UnsupportedParameter("this model reads text only").at("messages")
-        return await asyncio.to_thread(self._pictures.read, request.prompt, request.media)
+        return await asyncio.to_thread(self._pictures.read, request.prompt, request.media, add_bos=request.add_bos)
 
     def _check(self, request: Generate, prompt: list[int]) -> None:
         if not prompt:

@@ -16,14 +16,13 @@ NOT_INPUTS = frozenset(("input_ids", "attention_mask", "text_replacement_offsets
 class PictureReader:
     """Thread-safe: processors only read their settings."""
 
-    def __init__(self, processor: Any, bos: str | None) -> None:
+    def __init__(self, processor: Any) -> None:
         self._processor: Any = processor
-        self._bos = bos
         self.chat_template: str | None = (
             processor.chat_template if isinstance(getattr(processor, "chat_template", None), str) else None
         )
 
-    def read(self, prompt: str, media: Sequence[Media]) -> tuple[list[int], dict[str, torch.Tensor]]:
+    def read(self, prompt: str, media: Sequence[Media], *, add_bos: bool) -> tuple[list[int], dict[str, torch.Tensor]]:
         """Ids of a prompt whose chat template wrote a placeholder for each picture, and the model's other inputs.
 
         Blocking. Raises UnsupportedParameter for a sound, InvalidRequest for what is no picture, or where places and
@@ -32,11 +31,8 @@ class PictureReader:
         if any(one.kind != "image" for one in media):
             raise UnsupportedParameter("this model reads text and images only").at("messages")
         images = [decode(one.data, "messages").image for one in media]
-        begins_itself = bool(self._bos) and prompt.startswith(str(self._bos))
         try:
-            inputs = self._processor(
-                text=[prompt], images=images, return_tensors="pt", add_special_tokens=not begins_itself
-            )
+            inputs = self._processor(text=[prompt], images=images, return_tensors="pt", add_special_tokens=add_bos)
         except (ValueError, IndexError, TypeError) as error:
             raise InvalidRequest(f"the model's processor refuses these images: {error}").at("messages") from error
         ids: list[int] = inputs["input_ids"][0].tolist()

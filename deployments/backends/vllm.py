@@ -77,8 +77,8 @@ class Vllm:
             yield TokenGroup([], "length")
             return
         params, prompt = await self._params(request, room), await self._prompt(engine, request)
-        maker = GroupMaker(self._vocab, request.top_logprobs, has_media=bool(request.media))
-        async with self._admission.slot(request.tenant):
+        async with self._admission.slot(request.tenant) as waited:
+            maker = GroupMaker(self._vocab, request.top_logprobs, has_media=bool(request.media), queue_seconds=waited)
             outputs = engine.generate(prompt, params, request_id=uuid.uuid4().hex, lora_request=self._lora)
             async with aclosing(_translated(outputs)) as stream:
                 async for output in stream:
@@ -130,9 +130,7 @@ class Vllm:
         """In vLLM's form. What was generated already is part of it: penalties on the answer alone forget that."""
         if not request.media:
             return {"type": "token", "prompt_token_ids": [*request.tokens, *request.resume]}
-        bos = self.special_tokens.get("bos_token")
-        begins_itself = bool(bos) and request.prompt.startswith(str(bos))
-        tokens = await asyncio.to_thread(self.tokenize, request.prompt, add_bos=not begins_itself, special=True)
+        tokens = await asyncio.to_thread(self.tokenize, request.prompt, add_bos=request.add_bos, special=True)
         media = await asyncio.to_thread(multi_modal_data, request.media)
         prompt = {"prompt_token_ids": [*tokens, *request.resume], "multi_modal_data": media}
         try:

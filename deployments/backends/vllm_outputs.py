@@ -14,9 +14,12 @@ FINISHES: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 class GroupMaker:
     """Makes the token groups of one request, one of each RequestOutput, which holds what is new since the last."""
 
-    def __init__(self, vocab: HfVocab, top_logprobs: int | None, *, has_media: bool) -> None:
+    def __init__(
+        self, vocab: HfVocab, top_logprobs: int | None, *, has_media: bool, queue_seconds: float | None = None
+    ) -> None:
         self._vocab = vocab
         self._top = top_logprobs
+        self._queue_seconds = queue_seconds
         self._first = True
         self._has_media = has_media
 
@@ -32,6 +35,7 @@ class GroupMaker:
         group = TokenGroup(self._tokens(ids, completion.logprobs), FINISHES.get(finish or ""))
         if self._first:
             self._first = False
+            group.queue_seconds = self._queue_seconds
             group.cached_tokens = output.num_cached_tokens or 0
             group.prompt_tokens = len(output.prompt_token_ids or []) if self._has_media else None
         return group

@@ -122,22 +122,26 @@ def _start(form: CallForm, grammar: GrammarConfig, *, array: bool) -> dict[str, 
     """The rule `start`, and those of free text."""
     prefix = grammar.prefix or ""
     calls = f"{_literal(prefix)} calls" if prefix else "calls"
-    if grammar.triggers:
-        heads = [(_literal(one.word), _after(one.word, prefix)) for one in grammar.triggers]
-    elif not grammar.mixed_mode:
+    if not grammar.triggers and not grammar.mixed_mode:
         return {"start": calls}
-    elif grammar.no_mixed_free_string:
+    if not grammar.triggers and grammar.no_mixed_free_string:
         starts = re.escape(prefix[:1] or form.starts)
         return {"start": f"PROSE | {calls}", "PROSE": rf"/\s{{0,16}}[^\s{starts}](?s:.*)/"}
-    elif prefix:
-        heads = [(_literal(prefix), "calls")]
-    else:
-        heads = [("OPENING", "rest more" if array else "rest")]
+    heads = _heads(grammar, prefix, array=array)
     lazy = {f"head_{i}[lazy]": f"TEXT {trigger}" for i, (trigger, _) in enumerate(heads)}
     spoken = {"spoken": " | ".join(f"head_{i} {call}" for i, (_, call) in enumerate(heads))}
     several = f"spoken{{0,{MAX_CALLS}}}" if array else "spoken?"
     start = f"{several} text" if grammar.expect_strings_after_json else "spoken | text"
     return {"start": start, **spoken, **lazy, "text": "TEXT", "TEXT": "/(?s:.*)/"}
+
+
+def _heads(grammar: GrammarConfig, prefix: str, *, array: bool) -> list[tuple[str, str]]:
+    """What free text ends with where a call begins, and the rest of that call, or of several."""
+    if grammar.triggers:
+        return [(_literal(one.word), _after(one.word, prefix)) for one in grammar.triggers]
+    if prefix:
+        return [(_literal(prefix), "calls")]
+    return [("OPENING", "rest more" if array else "rest")]
 
 
 def _after(trigger: str, prefix: str) -> str:

@@ -41,9 +41,7 @@ class GoPrompt:
         outer = (self._function if tools else None) or self._chat
         if tools and not (outer and ".Functions" in outer.source):
             messages = with_instructions(messages, instructions, system=False)
-        rendered = [self._message(message, i, len(messages), bool(tools)) for i, message in enumerate(messages)]
-        join = self._config.template.join_chat_messages_by_character
-        text = ("\n" if join is None else join).join(part for part in rendered if part is not None)
+        text = self._conversation(messages, bool(tools))
         if not outer:
             return text
         suppress = any(message.get("role") == "system" and message["content"] for message in messages)
@@ -65,6 +63,11 @@ class GoPrompt:
         )
         data.update(more)
         return data
+
+    def _conversation(self, messages: Sequence[Message], tools: bool) -> str:
+        rendered = [self._message(message, i, len(messages), tools) for i, message in enumerate(messages)]
+        join = self._config.template.join_chat_messages_by_character
+        return ("\n" if join is None else join).join(part for part in rendered if part is not None)
 
     def _message(self, message: Message, index: int, count: int, tools: bool) -> str | None:
         """One message; None leaves it out."""

@@ -6,7 +6,14 @@ from typing import Any
 from deployments.config import ModelConfig
 from deployments.text.jinja_template import JinjaTemplate
 from deployments.text.template_traits import template_traits
-from deployments.text.tool_messages import Message, as_template_reads, as_text, in_parts, with_instructions
+from deployments.text.tool_messages import (
+    Message,
+    as_template_reads,
+    as_text,
+    in_parts,
+    in_tool_calls,
+    with_instructions,
+)
 
 
 class JinjaPrompt:
@@ -27,7 +34,7 @@ class JinjaPrompt:
         tools: Sequence[Mapping[str, Any]],
         instructions: str,
     ) -> str:
-        messages = self._with_system_prompt(messages)
+        messages = in_tool_calls(self._with_system_prompt(messages))
         messages = as_template_reads(messages, self._traits) if self._traits.calls else as_text(messages)
         if tools and not self._traits.tools:
             messages = with_instructions(messages, instructions, system=self._traits.system)

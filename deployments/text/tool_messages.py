@@ -9,6 +9,16 @@ from deployments.text.template_traits import SHORT_ID, TemplateTraits
 Message = dict[str, Any]
 
 
+def in_tool_calls(messages: Sequence[Message]) -> list[Message]:
+    """OpenAI's first form in the one that templates know: a `function_call` among `tool_calls`, the role `function` as
+    `tool`.
+
+    A result that names its function alone answers the latest call of it. The ids made here follow from a message's
+    place: the same conversation is the same prompt in the next request, and its prefix stays cached.
+    """
+    return list(_newer(messages))
+
+
 def as_template_reads(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
     """For a template that writes calls: arguments, ids and empty contents as it takes them."""
     return [_adapted(message, traits) for message in messages]
@@ -43,6 +53,26 @@ def with_instructions(messages: Sequence[Message], instructions: str, *, system:
     return [*messages[:place], {**message, "content": _joined(*texts)}, *messages[place + 1 :]]
 
 
+def _newer(messages: Sequence[Message]) -> Iterator[Message]:
+    latest: dict[Any, Any] = {}
+    for place, message in enumerate(messages):
+        own_id = f"call_{place:024}"
+        if (function := message.get("function_call")) and not message.get("tool_calls"):
+            call = {"id": own_id, "type": "function", "function": function}
+            message = {**message, "content": message["content"] or None, "tool_calls": [call]}
+            del message["function_call"]
+        if message.get("role") in ("tool", "function"):
+            answered = message.get("tool_call_id") or latest.get(message.get("name"), own_id)
+            message = {**message, "role": "tool", "tool_call_id": answered}
+        latest |= {_function(call).get("name"): call.get("id") for call in message.get("tool_calls") or ()}
+        yield message
+
+
+def _function(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    function: Mapping[str, Any] = call.get("function") or {}
+    return function
+
+
 def _adapted(message: Message, traits: TemplateTraits) -> Message:
     if message.get("tool_calls"):
         message = {**message, "tool_calls": [_adapted_call(call, traits) for call in message["tool_calls"]]}
@@ -54,7 +84,7 @@ def _adapted(message: Message, traits: TemplateTraits) -> Message:
 
 
 def _adapted_call(call: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
+    function = dict(_function(call))
     if traits.object_arguments:
         function["arguments"] = _object(function.get("arguments"))
     adapted = {**call, "function": function}
@@ -82,14 +112,14 @@ def _told(messages: Sequence[Message]) -> Iterator[Message]:
     names: dict[Any, str] = {}
     results: list[str] = []
     for message in messages:
-        if message.get("role") in ("tool", "function"):
+        if message.get("role") == "tool":
             name = message.get("name") or names.get(message.get("tool_call_id")) or "the tool"
             results.append(f"Result of {name}: {_text(message['content'])}")
             continue
         if results:
             yield {"role": "user", "content": "\n".join(results)}
             results = []
-        calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+        calls = [_function(call) for call in message.get("tool_calls") or ()]
         if not calls:
             yield message
             continue

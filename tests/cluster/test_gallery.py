@@ -210,7 +210,7 @@ def kill_everything(server: Server) -> None:
 
 def test_a_download_survives_the_gallerys_and_then_the_servers_death(tmp_path: Path, files: FileServer) -> None:
     size = 300 * MIB
-    uri = files.add("big.gguf", size=size, seed=7, rate=6 * MIB)
+    uri = files.add("big.gguf", size=size, seed=7, rate=12 * MIB)
     sha256 = files.sha256("big.gguf")
     settings = {"MANTA_DOWNLOAD_ALLOW": "127.0.0.1", "MANTA_STARTER_MODEL": "", "GALLERIES": "[]"}
 

@@ -1,4 +1,4 @@
-"""The gallery's state in PostgreSQL, in a real server that this module starts and ends."""
+"""The server's state in PostgreSQL, in a real server that this module starts and ends."""
 
 import os
 import shutil
@@ -20,6 +20,38 @@ from gallery.store import GalleryStore
 from tests.serving import eventually
 
 # What holds for SQLite holds here: the same tests, with this module's `url`.
+from tests.unit.api.test_records import (  # noqa: F401
+    assistants,  # the fixtures
+    files,
+    records,
+    test_a_file_is_kept_and_goes,
+    test_a_file_that_goes_while_it_is_attached,
+    test_an_answer_of_the_database_that_is_lost_loses_no_content,
+    test_an_assistant_has_so_many_files_at_most,
+    test_an_assistant_is_kept_changed_and_goes,
+    test_an_upload_that_was_swept_meanwhile_is_none,
+    test_changes_at_once_all_count,
+    test_files_of_an_assistant,
+    test_files_that_are_not_there,
+    test_ids_never_come_again,
+    test_of_those_who_upload_a_name_at_once_one_wins,
+    test_pages_of_assistants,
+    test_pages_of_files,
+    test_several_ingresses_may_begin_at_once,
+    test_what_can_be_no_file,
+)
+from tests.unit.api.test_stores import (  # noqa: F401
+    others,  # the fixtures
+    others_records,
+    stores,
+    test_a_key_has_one_value_the_last,
+    test_an_empty_store_takes_keys_of_another_length,
+    test_another_ingress_sees_every_change,
+    test_deletions_are_forgotten_and_yet_seen,
+    test_every_text_is_a_value,
+    test_stores_are_apart,
+    test_two_that_write_at_once_lose_nothing,
+)
 from tests.unit.gallery.test_store import (  # noqa: F401
     opened,
     status,

@@ -65,3 +65,20 @@ def smollm2_safetensors_path(smollm2_path: Path) -> Path:
         shutil.rmtree(directory, ignore_errors=True)
         unfinished.rename(directory)
     return directory
+
+
+@pytest.fixture
+def same_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama-cpp-python keeps away from the kernels that our engine keeps away from: both compute the same."""
+    import llama_cpp
+
+    from deployments.backends.llama_library import has_broken_tiles
+
+    default_params = llama_cpp.llama_cpp.llama_model_default_params
+
+    def params() -> llama_cpp.llama_model_params:
+        params = default_params()
+        params.use_extra_bufts = not has_broken_tiles()
+        return params
+
+    monkeypatch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", params)

@@ -38,7 +38,7 @@ class TestChatOpenAI(ChatModelIntegrationTests):
                     "model": smollm2,
                     "base_url": f"{server.url}/v1",
                     "api_key": KEY,
-                    "max_tokens": 256,
+                    "max_tokens": 96,
                     "max_retries": 0,
                     "timeout": 110,
                     "seed": 1,

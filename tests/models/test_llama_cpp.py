@@ -15,7 +15,6 @@ import pytest
 
 from deployments.backends.base import Generate, Sampling, Token
 from deployments.backends.llama_cpp import LlamaCpp
-from deployments.backends.llama_library import has_broken_tiles
 from deployments.config import ModelConfig
 from deployments.config_blocks import Parameters
 from deployments.errors import (
@@ -26,9 +25,10 @@ from deployments.errors import (
     ModelLoadFailed,
     UnsupportedParameter,
 )
+from tests.models.generation import GREEDY, ask, collect, text_of
+from tests.unit.waiting import until
 
 CONTEXT = 1024
-GREEDY = Sampling(temperature=0)
 DRIFT = 0.7
 """How far a log-probability may move with the shape of the batch.
 
@@ -64,36 +64,10 @@ def fresh(smollm2_path: Path) -> Iterator[Callable[..., LlamaCpp]]:
         engine.close()
 
 
-def ask(engine: LlamaCpp, question: str, **fields: Any) -> Generate:
-    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-    fields = {"sampling": GREEDY, "max_tokens": 32, **fields}
-    return Generate(tokens=engine.tokenize(text, add_bos=True, special=True), **fields)
-
-
-async def collect(engine: LlamaCpp, request: Generate) -> tuple[list[Token], str | None]:
-    tokens, finish_reason = [], None
-    async for group in engine.generate(request):
-        tokens += group.tokens
-        finish_reason = group.finish_reason
-    return tokens, finish_reason
-
-
-async def text_of(engine: LlamaCpp, request: Generate) -> str:
-    tokens, _ = await collect(engine, request)
-    return b"".join(token.text for token in tokens).decode()
-
-
 async def cached(engine: LlamaCpp, request: Generate) -> int:
     """Generate to the end; how many tokens of the prompt were in the cache."""
     groups = [group async for group in engine.generate(request)]
     return groups[0].cached_tokens
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.01)
 
 
 # ---- what comes out --------------------------------------------------------------------------------------------------
@@ -109,15 +83,7 @@ async def test_it_answers(engine: LlamaCpp) -> None:
 
 
 @pytest.mark.parametrize("words", [8, 700])
-async def test_alone_it_equals_the_high_level_llama(fresh, smollm2_path, monkeypatch, words: int) -> None:
-    default_params = llama_cpp.llama_cpp.llama_model_default_params
-
-    def params() -> llama_cpp.llama_model_params:
-        params = default_params()
-        params.use_extra_bufts = not has_broken_tiles()
-        return params
-
-    monkeypatch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", params)
+async def test_alone_it_equals_the_high_level_llama(fresh, smollm2_path, same_kernels: None, words: int) -> None:
     peer = llama_cpp.Llama(
         str(smollm2_path), n_ctx=CONTEXT, n_batch=512, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
     )
@@ -429,6 +395,8 @@ async def test_more_requests_than_cells_all_finish(fresh) -> None:
     assert all(finish_reason in ("stop", "length") for _, finish_reason in answers)
     assert all(tokens for tokens, _ in answers)
     assert engine.stats()["kv_cells"] == 512
+    # SmolLM2-135M: keys and values of 3 heads, 64 wide, in 30 layers, as float16
+    assert engine.stats()["kv_cache_bytes"] == 512 * 2 * 3 * 64 * 30 * 2
 
 
 async def test_200_vanished_clients_leave_no_slot_taken(engine: LlamaCpp) -> None:

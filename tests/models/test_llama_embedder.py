@@ -11,7 +11,6 @@ import pytest
 
 from deployments.backends.base import Tokens
 from deployments.backends.llama_embedder import LlamaEmbedder, LlamaReranker
-from deployments.backends.llama_library import has_broken_tiles
 from deployments.config import ModelConfig
 from deployments.config_blocks import Parameters
 from deployments.errors import ConfigInvalid, ContextLengthExceeded, EngineError, InvalidRequest, ModelLoadFailed
@@ -69,15 +68,7 @@ def decoder(smollm2_path: Path) -> Iterator[LlamaEmbedder]:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
-def test_a_decoder_embeds_as_the_high_level_llama(smollm2_path: Path, monkeypatch, pooling: str) -> None:
-    default_params = llama_cpp.llama_cpp.llama_model_default_params
-
-    def params() -> llama_cpp.llama_model_params:
-        params = default_params()
-        params.use_extra_bufts = not has_broken_tiles()
-        return params
-
-    monkeypatch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", params)
+def test_a_decoder_embeds_as_the_high_level_llama(smollm2_path: Path, same_kernels: None, pooling: str) -> None:
     texts = ["The capital of France is Paris.", "bread", "Grüße aus 東京 🙂"]
     peer = llama_cpp.Llama(
         str(smollm2_path), embedding=True, n_ctx=CONTEXT, n_batch=CONTEXT, n_ubatch=CONTEXT, n_threads=1, verbose=False,

@@ -43,6 +43,13 @@ def test_steps_append_beyond_the_room() -> None:
     check(made, expected)
 
 
+def test_bytes_with_the_room_in_reserve() -> None:
+    made = layer(columns(2, 3, 0))
+    assert PaddedLayer().nbytes == 0
+    made.update(columns(2, 1, 0), columns(2, 1, 0))
+    assert made.nbytes == 2 * 4 * 2 * HEADS * (3 + ROOM) * WIDTH  # keys and values, float32, 2 rows
+
+
 def test_a_piece_longer_than_the_room() -> None:
     first, second = columns(1, 2, 0), columns(1, 3 * ROOM, 50)
     made = layer(first)

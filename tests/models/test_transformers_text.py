@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("llguidance")
 
-from deployments.backends.base import Generate, Media, Sampling, Token  # noqa: E402
+from deployments.backends.base import Generate, Media, Sampling  # noqa: E402
 from deployments.backends.transformers_batching import DecodeFailed  # noqa: E402
 from deployments.backends.transformers_text import TransformersText  # noqa: E402
 from deployments.config import ModelConfig  # noqa: E402
@@ -27,9 +27,11 @@ from deployments.errors import (  # noqa: E402
     ModelLoadFailed,
     UnsupportedParameter,
 )
+from tests.models import generation  # noqa: E402
+from tests.models.generation import GREEDY, collect, text_of  # noqa: E402
+from tests.unit.waiting import until  # noqa: E402
 
 CONTEXT = 512
-GREEDY = Sampling(temperature=0)
 WARM = Sampling(temperature=0.9, seed=7)
 QUESTIONS = ("What is the capital of France?", "Tell me a long story about a dog and a cat.", "Hi", "Count to ten!")
 
@@ -53,19 +55,7 @@ def library(smollm2_safetensors_path: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(smollm2_safetensors_path, dtype=torch.float32).eval()
 
 
-def ask(engine: TransformersText, question: str, **fields: Any) -> Generate:
-    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-    fields = {"sampling": GREEDY, "max_tokens": 12, **fields}
-    return Generate(tokens=engine.tokenize(text, add_bos=True, special=True), **fields)
-
-
-async def collect(engine: TransformersText, request: Generate, delay: float = 0) -> tuple[list[Token], str | None]:
-    await asyncio.sleep(delay)
-    tokens, finish_reason = [], None
-    async for group in engine.generate(request):
-        tokens += group.tokens
-        finish_reason = group.finish_reason
-    return tokens, finish_reason
+ask = partial(generation.ask, max_tokens=12)
 
 
 async def ids_of(engine: TransformersText, request: Generate, delay: float = 0) -> list[int]:
@@ -73,23 +63,11 @@ async def ids_of(engine: TransformersText, request: Generate, delay: float = 0) 
     return [token.id for token in tokens]
 
 
-async def text_of(engine: TransformersText, request: Generate) -> str:
-    tokens, _ = await collect(engine, request)
-    return b"".join(token.text for token in tokens).decode()
-
-
 def generated(model: Any, count: int, ends: Sequence[int] = (2,), **inputs: Any) -> list[int]:
     """What the library's own greedy `generate` says, without the end token."""
     output = model.generate(**inputs, max_new_tokens=count, do_sample=False, eos_token_id=list(ends), pad_token_id=0)
     ids: list[int] = output[0][inputs["input_ids"].shape[1] :].tolist()
     return [token for token in ids if token not in ends]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.01)
 
 
 # ---- what comes out --------------------------------------------------------------------------------------------------

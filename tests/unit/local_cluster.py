@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from api.quota_windows import QuotaWindows
+from api.quotas import Amounts, Lease, LeaseRequest
 from deployments.errors import ModelNotFound, NotLoaded
 from deployments.reports import ModelReport, NodeReport, ReplicaReport
+from deployments.samples import Recorder, Samples
 from deployments.states import State
 
 
@@ -27,8 +30,9 @@ class LocalCluster:
         ]
     )
     token: str = ""
+    quotas: QuotaWindows = field(default_factory=QuotaWindows)
 
-    async def models(self) -> list[ModelReport]:
+    async def models(self, *, replicas: bool = False) -> list[ModelReport]:
         return [report for report in self.reports.values() if report.state is not State.ABSENT]
 
     async def model(self, name: str) -> ModelReport:
@@ -45,8 +49,17 @@ class LocalCluster:
             raise NotLoaded(f'model "{name}" is not loaded').at("model")
         report.state, report.replicas = State.ABSENT, []
 
+    async def lease(self, request: LeaseRequest) -> Lease:
+        return self.quotas.lease(request)
+
+    async def quotas_used(self) -> dict[str, Amounts]:
+        return self.quotas.used()
+
     async def nodes(self) -> list[NodeReport]:
         return self.machines
+
+    async def metrics(self) -> Samples:
+        return Recorder().snapshot().samples
 
     async def join_token(self) -> str:
         return self.token

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from deployments.backends.base import (
@@ -17,6 +18,7 @@ from deployments.backends.base import (
     Vectors,
 )
 from deployments.errors import InvalidRequest, ModelDisabled, ModelNotFound
+from tests.unit.script import played
 
 CARDS = (
     ModelCard("alias", [Task.CHAT], 1_700_000_003, "echo", alias_of="echo"),
@@ -92,13 +94,9 @@ class LocalDispatch:
         self.requests.append((model, method, request))
         self.large = large
         try:
-            for step in self.script:
-                if isinstance(step, Exception):
-                    raise step
-                if isinstance(step, asyncio.Event):
-                    await step.wait()
-                else:
-                    yield step
+            async with aclosing(played(self.script)) as items:
+                async for item in items:
+                    yield item
         finally:
             self.ended.set()
 

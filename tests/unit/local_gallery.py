@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from deployments.errors import AlreadyExists, GalleryNotFound, JobNotFound, Mode
 from gallery.request import InstallRequest
 from gallery.settings import Gallery
 from gallery.status import JobStatus, Phase
+from tests.unit.script import played
 
 RUNNING = JobStatus(
     uuid="u-1",
@@ -102,12 +104,8 @@ class LocalGallery:
     async def events(self, uuid: str) -> AsyncGenerator[JobStatus, None]:
         await self.job(uuid)
         try:
-            for step in self.script:
-                if isinstance(step, Exception):
-                    raise step
-                if isinstance(step, asyncio.Event):
-                    await step.wait()
-                else:
-                    yield step
+            async with aclosing(played(self.script)) as items:
+                async for item in items:
+                    yield item
         finally:
             self.ended.set()

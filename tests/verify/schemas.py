@@ -139,7 +139,7 @@ def _is_installed(engine: str) -> bool:
     backend = BACKENDS[engine]
     if backend.environment is not None:
         return (PROJECT / backend.environment / "bin" / "python").is_file()
-    return all(importlib.util.find_spec(module) for module in (backend.requires or "").split())
+    return all(importlib.util.find_spec(module) for module in backend.requires)
 
 
 def main() -> int:

@@ -81,9 +81,11 @@ def card(name: str, **fields: Any) -> ModelCard:
 async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     made: list[Dispatch] = []
 
-    async def build(controller: PaperController, replica: Handle | None = None, timeout: float = 5.0) -> Dispatch:
+    async def build(
+        controller: PaperController, replica: Handle | None = None, timeout: float = 5.0, **options: Any
+    ) -> Dispatch:
         monkeypatch.setattr(module, "model_handle", lambda app: replica)
-        dispatch = Dispatch(controller.handle(), timeout)  # type: ignore[arg-type]
+        dispatch = Dispatch(controller.handle(), timeout, **options)  # type: ignore[arg-type]
         made.append(dispatch)
         async with asyncio.timeout(5):
             while dispatch.ready():
@@ -427,3 +429,24 @@ async def test_an_error_keeps_no_reference(start: Any, monkeypatch: pytest.Monke
     finally:
         gc.enable()
     assert unary.tb and stream.tb, "both errors live on"
+
+
+async def test_who_adds_to_reports_hears_of_those_that_arrived(start: Any) -> None:
+    controller = PaperController(card("a"))
+    added, arrived = list[Report](), list[Report]()
+
+    def add(report: Report) -> Callable[[], None]:
+        added.append(report)
+        return lambda: arrived.append(report)
+
+    sync = controller.sync
+
+    async def lossy(report: Report) -> Update:
+        if len(added) == 2:
+            raise RuntimeError("lost on its way")
+        return await sync(report)
+
+    controller.sync = lossy  # type: ignore[method-assign]
+    await start(controller, additions=(add, lambda _: None))
+    await until(lambda: len(arrived) >= 2)
+    assert arrived[:2] == [added[0], added[2]]

@@ -135,7 +135,7 @@ async def test_a_middleware_s_failure_is_an_answer_too(make_app: AppFactory, mon
     def broken(self: object, scope: object) -> str:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("api.auth.KeyMiddleware.tenant", broken)
+    monkeypatch.setattr("api.auth.KeyMiddleware.key", broken)
     async with http_client(make_app()) as client:
         response = await client.get("/version")
     assert response.status_code == 500

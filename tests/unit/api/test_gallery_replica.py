@@ -14,6 +14,7 @@ from api.http import create_app
 from api.schemas.gallery import ListedModel
 from api.settings import Settings
 from api.sole_replica import SoleReplica
+from deployments.samples import Samples, Snapshot
 from gallery.blobs import BlobSettings
 from gallery.settings import DownloadSettings, Gallery, GallerySettings
 from tests.unit.http_clients import http_client
@@ -42,6 +43,7 @@ class PaperController:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.samples: Samples = {}
 
     async def reload(self) -> dict[str, str]:
         self.told.append("reload")
@@ -50,8 +52,11 @@ class PaperController:
     async def removed(self, name: str) -> None:
         self.told.append(name)
 
+    async def report_metrics(self, snapshot: Snapshot) -> None:
+        self.samples |= snapshot.samples
+
     def handle(self) -> Handle:
-        return Handle(reload=self.reload, removed=self.removed)
+        return Handle(reload=self.reload, removed=self.removed, report_metrics=self.report_metrics)
 
 
 @pytest.fixture
@@ -120,6 +125,8 @@ async def test_from_the_list_to_an_installed_model_and_back(
     status = await ended(client, await client.post("/models/delete/mine"))
     assert (status["message"], status["deletion"]) == ("completed", True)
     assert controller.told[-1] == "mine"
+    ended_jobs = "manta_gallery_jobs_ended_total", (("kind", "delete"), ("phase", "completed"))
+    await until(lambda: controller.samples.get(ended_jobs))
     assert not (tmp_path / "models" / "one.txt").exists()
     assert (await client.post("/models/delete/mine")).status_code == 404
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from api.schemas.image import ImagesResponse
 from deployments.backends.base import ImageEvent, ImageRequest, ImageResult, ModelCard, Task
 from deployments.errors import EngineError, InvalidRequest
-from gallery.blobs import FolderBlobs
+from gallery.folder_blobs import FolderBlobs
 from tests.unit.http_clients import AppFactory, Served, http_client
 from tests.unit.local_dispatch import CARDS, LocalDispatch
 from tests.unit.waiting import until
@@ -135,7 +135,7 @@ async def test_answer_with_the_image_in_it(openai_client: openai.AsyncOpenAI) ->
     assert (answer.size, answer.output_format, answer.background) == ("64x48", "png", "opaque")
     assert answer.usage is not None and answer.usage.total_tokens == 0
     item = json.loads(raw.content)["data"][0]
-    assert item == {"embedding": None, "index": 0, "b64_json": b64encode(A).decode(), "seed": 7}
+    assert item == {"index": 0, "b64_json": b64encode(A).decode(), "seed": 7}
 
 
 async def test_answer_by_url(gateway: LocalDispatch, client: httpx.AsyncClient, tmp_path: Path) -> None:

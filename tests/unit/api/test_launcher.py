@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from api import __main__ as launcher
+from api.interrupts import Interrupts
 from api.settings import Settings, load_settings
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -78,6 +79,12 @@ def test_banner_asks_for_the_key_and_never_shows_it(tmp_path: Path) -> None:
     assert "sk-secret" not in text
 
 
+def test_banner_without_a_key_to_ask_with_names_no_model(tmp_path: Path) -> None:
+    text = launcher.banner(settings(tmp_path), None, tmp_path / "serve.log")
+    assert "http://" in text
+    assert "model" not in text
+
+
 def test_banner_without_models_says_where_they_are(tmp_path: Path) -> None:
     text = launcher.banner(settings(tmp_path), [], tmp_path / "serve.log")
     assert "python -m gallery list" in text
@@ -112,7 +119,7 @@ def test_a_starter_model_that_does_not_exist_is_said_with_the_way_out(tmp_path: 
 
 def test_the_second_signal_hurries() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    interrupts = launcher.Interrupts()
+    interrupts = Interrupts()
     interrupts.catch()
     try:
         signal.raise_signal(signal.SIGTERM)

@@ -56,6 +56,13 @@ async def test_models_and_methods_stay_apart() -> None:
     assert sorted(replica.calls) == [("m", "embed", 1), ("m", "other", 3), ("n", "embed", 2)]
 
 
+async def test_nothing_is_kept_of_a_model_that_was_called() -> None:
+    merger = Merger(Replica().call)
+    assert await merger.call("m", "embed", 1) == 2
+    assert merger._gatherings == {}
+    assert await merger.call("m", "embed", 2) == 4
+
+
 async def test_one_fails_alone() -> None:
     merger = Merger(Replica().call)
     first, second = await asyncio.gather(

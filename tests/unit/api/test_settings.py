@@ -184,3 +184,10 @@ def test_the_readme_has_the_table() -> None:
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     written = readme.split("<!-- settings -->")[1].split("<!-- /settings -->")[0]
     assert written.strip() == table(), "run `python -m api.settings` and put its output into README.md"
+
+
+def test_a_file_of_aliases_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"names\.yaml: aliases_file: no such file; make it, or unset the setting"):
+        load_settings(env={"MANTA_ALIASES_FILE": "names.yaml"}, directory=tmp_path)
+    (tmp_path / "names.yaml").write_text("gpt-4: mine\n")
+    assert load_settings(env={"MANTA_ALIASES_FILE": "names.yaml"}, directory=tmp_path).aliases_file

@@ -5,7 +5,11 @@ import re
 import httpx
 import pytest
 
+from deployments.backends.registry import BACKENDS
+from deployments.reports import ModelReport
+from deployments.states import State
 from tests.unit.http_clients import AppFactory, http_client
+from tests.unit.local_cluster import LocalCluster
 from tests.unit.local_dispatch import LocalDispatch
 
 
@@ -50,8 +54,31 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
 
 
 OWN_PATHS = re.compile(
-    "/|/v2/rerank|/tts|/generated-images/{name}|/version|/healthz|/readyz|/models/(reload|apply|import-uri|available|galleries|delete/{name}|jobs(/{uuid}.*)?)"
+    "/|/v2/rerank|/tts|/generated-images/{name}|/version|/healthz|/readyz|/system|/api/p2p(/token)?|/api/keys|/stores/(set|get|find|delete)|/models/(reload|apply|import-uri|available|galleries|delete/{name}|jobs(/{uuid}.*)?)"
 )
+
+
+async def test_system_lists_backends_and_what_is_loaded(client: httpx.AsyncClient, cluster: LocalCluster) -> None:
+    cluster.reports["broken"] = ModelReport("broken", "llama-cpp", State.FAILED, error="no such file")
+    plain = (await client.get("/system")).json()
+    assert plain["backends"] == sorted(BACKENDS)
+    assert plain == {"backends": plain["backends"], "loaded_models": [{"id": "echo", "backend": "echo"}]}
+
+
+async def test_verbose_system_tells_all_about_them(client: httpx.AsyncClient, cluster: LocalCluster) -> None:
+    cluster.reports["broken"] = ModelReport("broken", "llama-cpp", State.FAILED, error="no such file")
+    told = (await client.get("/system", params={"verbose": "1"})).json()
+    echo, broken = told["loaded_models"]
+    assert (echo["id"], echo["status"]["in_flight"], echo["status"]["queued"]) == ("echo", 3, 2)
+    assert echo["status"]["memory"] == {"total": 1 << 20, "breakdown": {"rss": 1 << 20, "kv_cache": 1 << 10}}
+    assert [replica["pid"] for replica in echo["status"]["replicas"]] == [4711]
+    assert (broken["status"]["status"], broken["status"]["error"]) == ("failed", "no such file")
+    assert [(node["id"], node["serviceID"]) for node in told["nodes"]] == [("n-1", "federated"), ("n-2", "worker")]
+
+
+async def test_system_is_for_who_has_a_key(make_app: AppFactory) -> None:
+    async with http_client(make_app(api_keys=("k",))) as client:
+        assert (await client.get("/system")).status_code == 401
 
 
 async def test_cors(make_app: AppFactory) -> None:

@@ -5,7 +5,6 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,62 +17,31 @@ from benchmarks.embedding_subjects import EmbeddingServer, Setup, Vectors, infin
 from benchmarks.embeddings import VectorsDiffer, least_cosine, measure, warm_up
 from benchmarks.servers import Server
 from deployments.config_file import load_yaml, parse
+from tests.unit.benchmarks.conftest import CIRCUMSTANCES
+from tests.unit.benchmarks.model_stub import ModelStub
 
 pytest.importorskip("tokenizers")
 
 
-class EmbeddingStub(ThreadingHTTPServer):
+class EmbeddingStub(ModelStub):
     """Embeds a text as [1, its length]."""
 
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.inputs: list[list[str]] = []
-        self.status = 200
-        self.together: threading.Barrier | None = None
-        """Where each request waits for the others."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: EmbeddingStub
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.inputs.append(body["input"])
-        if self.server.together:
-            self.server.together.wait(timeout=10)
+    def answer(self, body: dict[str, Any]) -> bytes:
         data = [{"index": index, "embedding": [1, len(text)]} for index, text in enumerate(body["input"])]
-        answer = json.dumps({"data": data[::-1]}).encode()
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 – the base class's name
-        """Says nothing."""
+        return json.dumps({"data": data[::-1]}).encode()
 
 
 @pytest.fixture
 def stub() -> Iterator[EmbeddingStub]:
     with EmbeddingStub() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 async def test_every_request_is_sent_once_by_clients_that_work_at_the_same_time(stub: EmbeddingStub) -> None:
     stub.together = threading.Barrier(4)
     texts = [[str(number)] for number in range(40)]
     load = await send(stub.url, requests(stub.url, "m", texts), clients=4)
-    assert sorted(stub.inputs) == sorted(texts)
+    assert sorted(body["input"] for body in stub.bodies) == sorted(texts)
     assert len(load.latencies) == 40
     assert 0 < max(load.latencies) <= load.seconds <= sum(load.latencies)
 
@@ -93,11 +61,7 @@ async def test_vectors_are_those_of_the_texts(stub: EmbeddingStub) -> None:
 # ---- table -----------------------------------------------------------------------------------------------------------
 
 CONDITIONS = {
-    "time": "now",
-    "commit": "abc",
-    "cpu": "a CPU",
-    "cores": 2,
-    "load_before": 0.0,
+    **CIRCUMSTANCES,
     "model": "m",
     "threads": 1,
     "rounds": 2,

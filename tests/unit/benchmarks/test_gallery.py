@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from benchmarks.gallery import Round, measure, serving, table
+from tests.unit.benchmarks.conftest import CIRCUMSTANCES
 
-CONDITIONS = {"time": "now", "commit": "abc", "cpu": "a CPU", "cores": 2, "load_before": 0.0, "bytes": 10**9}
+CONDITIONS = {**CIRCUMSTANCES, "bytes": 10**9}
 
 
 def test_table() -> None:

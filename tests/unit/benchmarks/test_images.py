@@ -10,13 +10,10 @@ from benchmarks.embedding_load import Load
 from benchmarks.image_subjects import Job, Pixels, Setup, launch
 from benchmarks.images import AIMS, ImagesDiffer, Run, compare, jobs, measure, table
 from deployments.config_file import load_yaml, parse
+from tests.unit.benchmarks.conftest import CIRCUMSTANCES
 
 CONDITIONS = {
-    "time": "now",
-    "commit": "abc",
-    "cpu": "a CPU",
-    "cores": 2,
-    "load_before": 0.0,
+    **CIRCUMSTANCES,
     "model": "m",
     "steps": 15,
     "threads": 1,

@@ -7,13 +7,10 @@ import pytest
 
 from benchmarks import speech
 from benchmarks.speech_runs import SpokenText, Transcribed, tables, word_error_rate
+from tests.unit.benchmarks.conftest import CIRCUMSTANCES
 
 CONDITIONS = {
-    "time": "now",
-    "commit": "abc",
-    "cpu": "a CPU",
-    "cores": 2,
-    "load_before": 0.0,
+    **CIRCUMSTANCES,
     "versions": {"ray": "2"},
     "whisper": "tiny",
     "voice": "joe",

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -12,16 +12,11 @@ from deployments.batching import Batcher
 from deployments.errors import EngineError
 from deployments.input_queue import Owner
 from tests.unit.deployments.fake_encoder import FakeEncoder
+from tests.unit.waiting import until
 
 
 def tokens(*firsts: int, length: int = 4) -> list[Tokens]:
     return [Tokens([first] * length) for first in firsts]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

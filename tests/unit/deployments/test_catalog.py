@@ -204,8 +204,7 @@ def test_aliases(tmp_path: Path) -> None:
     write(tmp_path / "b.yaml", "name: other\nalias: real\n")
     loop = write(tmp_path / "c.yaml", "name: loop\nalias: other\n")
     lost = write(tmp_path / "d.yaml", "name: lost\nalias: nobody\n")
-    (tmp_path / "configs").mkdir()
-    names = write(tmp_path / "configs" / "aliases.yaml", "gpt-4: real\ngpt-4o: not-here\nother: nobody\nreal: nobody\n")
+    names = write_aliases(tmp_path, "gpt-4: real\ngpt-4o: not-here\nother: nobody\nreal: nobody\n")
     catalog = Catalog(tmp_path, ModelDefaults(), aliases_file=names)
     catalog.scan()
     assert catalog.aliases == {"other": "real", "gpt-4": "real"}
@@ -213,6 +212,43 @@ def test_aliases(tmp_path: Path) -> None:
         str(loop): 'c.yaml: alias: expected the name of a model, but "other" is an alias itself',
         str(lost): 'd.yaml: alias: expected the name of a model, but "nobody" is not installed',
     }
+
+
+def test_an_alias_of_several_models_is_the_first_installed(tmp_path: Path) -> None:
+    names = write_aliases(tmp_path, "gpt-4: [big, small]\ntts-1: [big]\n")
+    write(tmp_path / "small.yaml", "name: small\nbackend: echo\n")
+    catalog = Catalog(tmp_path, ModelDefaults(), aliases_file=names)
+    catalog.scan()
+    assert catalog.aliases == {"gpt-4": "small"}
+    write(tmp_path / "big.yaml", "name: big\nbackend: echo\n")
+    catalog.scan()
+    assert catalog.aliases == {"gpt-4": "big", "tts-1": "big"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- gpt-4\n", "expected a mapping such as `gpt-4: my-model`"),
+        ("gpt-4: 5\n", "gpt-4: expected the name of a model, or a list of names, got 5"),
+        ("gpt-4: [real, 5]\n", "gpt-4: expected the name of a model, or a list of names, got ['real', 5]"),
+        ("gpt-4: []\n", "gpt-4: expected the name of a model, or a list of names, got []"),
+        ("4: real\n", "4: expected the name of a model, or a list of names, got 'real'"),
+        ("gpt-4: [\n", "not YAML"),
+    ],
+)
+def test_mistakes_in_the_file_of_aliases(tmp_path: Path, text: str, message: str) -> None:
+    names = write_aliases(tmp_path, text)
+    write(tmp_path / "a.yaml", "name: real\nbackend: echo\n")
+    catalog = Catalog(tmp_path, ModelDefaults(), aliases_file=names)
+    catalog.scan()
+    assert catalog.errors[str(names)].startswith(f"aliases.yaml: {message}")
+    assert "real" in catalog.configs
+
+
+def write_aliases(folder: Path, text: str) -> Path:
+    """Beside the models directory's files, not among them."""
+    (folder / "configs").mkdir()
+    return write(folder / "configs" / "aliases.yaml", text)
 
 
 def test_cards(tmp_path: Path) -> None:

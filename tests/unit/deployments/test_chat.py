@@ -353,6 +353,19 @@ async def test_media_are_shown_where_they_stand(tmp_path: Path) -> None:
     assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (len(text), 2 * len(text))
 
 
+@pytest.mark.parametrize(("bos", "add_bos"), [("[user]", False), ("<s>", True)])
+async def test_the_engine_is_told_whether_a_prompt_with_media_begins_with_bos(
+    tmp_path: Path, bos: str, add_bos: bool
+) -> None:
+    engine = Recording(8192, {"media": "image"})
+    engine.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    engine.special_tokens = {"bos_token": bos}
+    chat = ChatModel(engine, ModelConfig(name="echo", backend="echo"), tmp_path)
+    content = [{"type": "image", "index": 0}]
+    await chat.chat(ChatRequest(messages=[{"role": "user", "content": content}], media=[Media("image", b"1")]))
+    assert (asked(chat).prompt, asked(chat).add_bos) == ("[user]<image>", add_bos)
+
+
 async def test_media_that_the_model_does_not_read_are_refused(tmp_path: Path) -> None:
     request = ChatRequest(
         messages=[{"role": "user", "content": [{"type": "image", "index": 0}]}], media=[Media("image", b"1")]

@@ -14,8 +14,10 @@ from deployments import ingresses, lifecycle
 from deployments.backends.base import Task
 from deployments.config import ModelConfig, ModelDefaults
 from deployments.controller import ModelController
-from deployments.errors import ModelLoadFailed, ModelNotFound
+from deployments.errors import ModelDisabled, ModelLoadFailed, ModelNotFound, NotLoaded
 from deployments.lifecycle import ControllerSettings
+from deployments.metrics import REGISTRY
+from deployments.reports import ReplicaReport
 from deployments.states import InUse, Report, State, Update
 
 
@@ -35,6 +37,8 @@ class PaperApps:
     apps: dict[str, AppStatus] = field(default_factory=dict)
     specs: dict[str, str] = field(default_factory=dict)
     busy: dict[str, int] = field(default_factory=dict)
+    hung: bool = False
+    """Replicas don't answer."""
     log: list[str] = field(default_factory=list)
     on_deploy: Callable[["PaperApps", str, str], Awaitable[None]] | None = None
 
@@ -58,14 +62,19 @@ class PaperApps:
     async def describe(self, app: str) -> list[dict[str, Any]]:
         return [{"spec_hash": self.specs[app], "slots_busy": self.busy.get(app, 0), "queued": 0}]
 
+    async def report(self, app: str) -> list[ReplicaReport]:
+        if self.hung:
+            raise TimeoutError
+        return [ReplicaReport("n-1", 7, {"rss": 100}, {"slots_busy": self.busy.get(app, 0), "queued": 0}, 123.0)]
+
 
 class TestIngress:
     """Syncs as `api.dispatch` does, and keeps what it was told."""
 
     __test__ = False
 
-    def __init__(self, controller: ModelController, name: str = "i1") -> None:
-        self.controller, self.name = controller, name
+    def __init__(self, controller: ModelController, name: str = "i1", node: str = "") -> None:
+        self.controller, self.name, self.node = controller, name, node
         self.epoch, self.version = "", -1
         self.states: dict[str, State] = {}
         self.update: Update | None = None
@@ -73,7 +82,8 @@ class TestIngress:
         self.cards: list[str] = []
 
     async def sync(self) -> Update:
-        self.update = u = await self.controller.sync(Report(self.name, self.epoch, self.version, dict(self.in_use)))
+        report = Report(self.name, self.epoch, self.version, dict(self.in_use), self.node)
+        self.update = u = await self.controller.sync(report)
         self.states |= {name: status.state for name, status in u.statuses.items()}
         if u.cards is not None:
             self.cards = [card.name for card in u.cards]
@@ -445,3 +455,198 @@ async def test_a_ready_model_whose_last_replica_cannot_come_back_has_failed(make
     await controller.report_failed("m-a", spec, ModelLoadFailed("out of memory"))
     await ingress.until("a", State.FAILED)
     assert not apps.apps
+
+
+# ---- what operators ask and do ----
+
+
+async def test_reports_tell_state_use_and_replicas(make: Any, tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path, name)
+
+    async def only_a(apps: PaperApps, app: str, spec: str) -> None:
+        assert apps.controller
+        if app == "m-a":
+            await apps.comes_up(app, spec)
+        elif app == "m-b":
+            await apps.controller.report_failed(app, spec, ModelLoadFailed("no such tensor"))
+
+    controller, _ = await make(PaperApps(on_deploy=only_a))
+    ingress = TestIngress(controller)
+    assert await controller.models(True) == []
+    with pytest.raises(ModelLoadFailed, match="no such tensor"):
+        await controller.loaded("b")
+    await controller.loaded("a")
+    ingress.in_use["a"] = InUse(2, 1_700_000_000.0)
+    await ingress.sync()
+    a, b = await controller.models(True)
+    assert (a.name, a.backend, a.state, a.in_flight, a.last_used) == ("a", "echo", State.READY, 2, 1_700_000_000.0)
+    assert (a.replicas[0].memory, a.loaded_at) == ({"rss": 100}, 123.0)
+    assert (b.name, b.state, b.error, b.replicas) == ("b", State.FAILED, "no such tensor", [])
+    assert [model.replicas for model in await controller.models(False)] == [[], []], "they weren't asked"
+    never = await controller.model("c")
+    assert (never.state, never.last_used, never.loaded_at) == (State.ABSENT, 0.0, 0.0)
+    with pytest.raises(ModelNotFound):
+        await controller.model("d")
+
+
+async def test_a_model_whose_replicas_hang_is_reported_without_them(make: Any, tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    controller, apps = await make()
+    await controller.loaded("a")
+    apps.hung = True
+    report = await controller.model("a")
+    assert (report.state, report.replicas) == (State.READY, [])
+
+
+async def test_nodes_of_live_ingresses(make: Any) -> None:
+    controller, _ = await make()
+    for name, node in (("one", "n-1"), ("two", "n-1"), ("three", "n-2"), ("old", "")):
+        await TestIngress(controller, name, node).sync()
+    assert controller.ingress_nodes() == {"n-1", "n-2"}
+
+
+async def test_who_loads_waits_until_it_is_ready(make: Any, tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    up = asyncio.Event()
+
+    async def when_told(apps: PaperApps, app: str, spec: str) -> None:
+        await up.wait()
+        await apps.comes_up(app, spec)
+
+    controller, apps = await make(PaperApps(on_deploy=when_told))
+    waiting = [asyncio.create_task(controller.loaded("a")) for _ in range(2)]
+    async with asyncio.timeout(5):
+        while not apps.log:
+            await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    waiting[0].cancel()  # this client left: the load goes on
+    up.set()
+    await waiting[1]
+    assert (await controller.model("a")).state is State.READY
+    await controller.loaded("a")
+    assert apps.log == ["deploy m-a"]
+
+
+@pytest.mark.parametrize("cooldown", [0.0, 30.0])
+async def test_who_loads_is_told_why_it_failed(make: Any, tmp_path: Path, cooldown: float) -> None:
+    write(tmp_path, "a")
+
+    async def fails(apps: PaperApps, app: str, spec: str) -> None:
+        assert apps.controller
+        await apps.controller.report_failed(app, spec, ModelLoadFailed("no such tensor"))
+
+    controller, apps = await make(PaperApps(on_deploy=fails), cooldown=cooldown)
+    with pytest.raises(ModelLoadFailed, match="no such tensor") as failure:
+        await controller.loaded("a")
+    assert failure.value.retry_after is not None
+    assert cooldown - 5 < failure.value.retry_after <= cooldown
+    assert apps.log.count("deploy m-a") == 1
+
+
+async def test_a_disabled_model_is_not_loaded(make: Any, tmp_path: Path) -> None:
+    write(tmp_path, "a", disabled="true")
+    controller, apps = await make()
+    with pytest.raises(ModelDisabled):
+        await controller.loaded("a")
+    with pytest.raises(ModelNotFound):
+        await controller.loaded("b")
+    assert apps.log == []
+
+
+async def test_only_what_is_loaded_can_be_unloaded(make: Any, tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    controller, _ = await make()
+    with pytest.raises(NotLoaded):
+        await controller.unload("a")
+    with pytest.raises(ModelNotFound):
+        await controller.unload("b")
+
+
+async def test_a_load_in_progress_can_be_broken_off(make: Any, tmp_path: Path) -> None:
+    write(tmp_path, "a")
+
+    async def hangs(apps: PaperApps, app: str, spec: str) -> None:
+        await asyncio.Event().wait()
+
+    controller, apps = await make(PaperApps(on_deploy=hangs))
+    ingress = TestIngress(controller)
+    await controller.load("a")
+    await ingress.until("a", State.LOADING)
+    await controller.unload("a")
+    assert (await controller.model("a")).state is State.ABSENT
+    assert not apps.apps
+
+
+@pytest.mark.parametrize("fields", [{"preload": "true"}, {"min_replicas": 1}, {"pinned": "true"}])
+async def test_what_was_unloaded_by_hand_stays_so_until_it_is_asked_for(
+    make: Any, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    write(tmp_path, "a", **fields)
+    controller, apps = await make()
+    ingress = TestIngress(controller)
+    await controller.loaded("a")
+    unloading = asyncio.create_task(controller.unload("a"))
+    await ingress.until("a", State.ABSENT)
+    await unloading
+    for _ in range(3):
+        await controller._look_after()
+    assert (await controller.model("a")).state is State.ABSENT
+    await controller.load("a")
+    await ingress.until("a", State.READY)
+    assert apps.log == ["deploy m-a", "delete m-a", "deploy m-a"]
+
+
+def counted(sample: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(sample, labels) or 0.0
+
+
+async def test_loads_are_counted_by_who_asked_for_them(make: Any, tmp_path: Path) -> None:
+    write(tmp_path, "counted-cold")
+    write(tmp_path, "counted-warm", preload="true")
+    controller, apps = await make(cooldown=60.0)
+    ingress = TestIngress(controller)
+    await controller.load("counted-cold")
+    await controller.load("counted-cold")  # of another request: it is loading
+    for name in ("counted-cold", "counted-warm"):
+        await ingress.until(name, State.READY)
+    assert counted("manta_cold_starts_total", model="counted-cold") == 1
+    assert counted("manta_cold_starts_total", model="counted-warm") == 0
+    assert counted("manta_model_load_seconds_count", model="counted-cold") == 1
+    assert counted("manta_model_load_seconds_count", model="counted-warm") == 1
+    controller.count_models()
+    assert counted("manta_models", state="ready") == 2
+    assert controller.installed() == {"counted-cold", "counted-warm"}
+
+    await controller.unload("counted-cold")
+    apps.on_deploy = fails
+    await controller.load("counted-cold")
+    await ingress.until("counted-cold", State.FAILED)
+    assert counted("manta_model_load_failures_total", model="counted-cold") == 1
+    assert counted("manta_model_load_seconds_count", model="counted-cold") == 1
+    assert counted("manta_model_evictions_total", model="counted-cold", reason="count") == 0, "it was unloaded by hand"
+    controller.count_models()
+    assert (counted("manta_models", state="ready"), counted("manta_models", state="failed")) == (1, 1)
+
+
+async def fails(apps: PaperApps, app: str, spec_hash: str) -> None:
+    assert apps.controller
+    await apps.controller.report_failed(app, spec_hash, ModelLoadFailed("no such file"))
+
+
+@pytest.mark.parametrize("reason", ["count", "memory"])
+async def test_evictions_are_counted_with_their_reason(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    victim = f"counted-{reason}"
+    write(tmp_path, victim)
+    write(tmp_path, "counted-next")
+    controller, apps = await make(max_active_models=1 if reason == "count" else 0)
+    ingress = TestIngress(controller)
+    await controller.load(victim)
+    await ingress.until(victim, State.READY)
+    if reason == "memory":
+        monkeypatch.setattr(controller._lifecycle, "_short_of_memory", lambda: f"m-{victim}" in apps.apps)
+    await controller.load("counted-next")
+    await ingress.until("counted-next", State.READY)
+    assert counted("manta_model_evictions_total", model=victim, reason=reason) == 1

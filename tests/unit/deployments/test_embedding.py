@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deployments.config import ModelConfig
 from deployments.embedding import EmbeddingModel
 from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest, Overloaded
 from tests.unit.deployments.fake_encoder import FakeEncoder
+from tests.unit.waiting import until
 
 
 def model(options: list[str] | None = None, **fields: Any) -> EmbeddingModel:
@@ -30,12 +31,6 @@ def ids(numbers: Iterable[int]) -> bytes:
 
 def rows(vectors: Vectors) -> np.ndarray:
     return np.frombuffer(vectors.data, "<f4").reshape(-1, vectors.width)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_texts_and_their_ids_embed_alike_in_order() -> None:

@@ -159,6 +159,14 @@ async def test_what_a_model_cannot_do_is_said() -> None:
         assert refused.value.param == param
 
 
+async def test_a_model_that_inpaints_alone_takes_an_image_with_a_mask() -> None:
+    model, painter = studio()
+    painter.paints_over = False
+    assert (await painted(model, painter, image=png(), mask=png(mode="RGBA"))).mask is not None
+    with pytest.raises(UnsupportedParameter, match="start from an image"):
+        await model.paint(ask(image=png()))
+
+
 @pytest.mark.parametrize(
     ("size", "expected"), [((16, 16), (16, 16)), ((20, 30), (16, 32)), ((400, 100), (64, 16)), ((1, 3), (8, 8))]
 )

@@ -1,6 +1,7 @@
 """What a replica says of itself, whatever its model is."""
 
 import os
+import time
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ import pytest
 from deployments.backends.base import EmbedRequest, RerankRequest
 from deployments.config import ModelConfig
 from deployments.errors import MantaError, ModelLoadFailed
+from deployments.metrics import INSTANCE
 from deployments.replica import ChatReplica, EmbeddingReplica, Replica, RerankReplica
+from deployments.samples import Recorder, Snapshot
+from tests.unit.waiting import until
 
 CLASSES: dict[str, type[Replica]] = {"chat": ChatReplica, "embeddings": EmbeddingReplica, "rerank": RerankReplica}
 
@@ -18,6 +22,7 @@ class Reports:
 
     def __init__(self) -> None:
         self.heard: list[str | MantaError] = []
+        self.snapshots: list[Snapshot] = []
 
     def loading(self, progress: float) -> None:
         """Of no interest here."""
@@ -27,6 +32,12 @@ class Reports:
 
     async def failed(self, error: MantaError) -> None:
         self.heard.append(error)
+
+    async def metrics(self, snapshot: Snapshot) -> None:
+        self.snapshots.append(snapshot)
+
+    def node(self) -> str:
+        return "n-1"
 
 
 async def replica(usecase: str, options: list[str] | None = None) -> tuple[Any, Reports]:
@@ -53,6 +64,41 @@ async def test_an_idle_replica_says_so(usecase: str) -> None:
     assert described["slots_busy"] == described["queued"] == 0
     made.check_health()
     made.close()
+
+
+async def test_a_replica_reports_where_it_is_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = time.time()
+    made, _ = await replica("chat")
+    report = await made.report()
+    assert (report.node, report.pid) == ("n-1", os.getpid())
+    assert before <= report.loaded_at <= time.time()
+    assert report.memory["rss"] > 0
+    assert "kv_cache" not in report.memory, "the engine knows of none"
+    assert report.stats["slots_busy"] == report.stats["queued"] == 0
+    monkeypatch.setattr(made.engine, "stats", lambda: {"slots_busy": 0, "queued": 0, "kv_cache_bytes": 4096.0})
+    assert (await made.report()).memory["kv_cache"] == 4096
+    made.close()
+
+
+async def test_a_replica_tells_its_gauges_and_takes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, reports = await replica("chat")
+    stats = {"slots_busy": 3, "queued": 2, "slots": 4, "kv_cells_used": 25, "kv_cells": 100, "kv_cache_bytes": 4096}
+    monkeypatch.setattr(made.engine, "stats", lambda: stats)
+    made._observe()
+    told = Recorder().snapshot().samples
+    labels = ("model", "a"), ("replica", INSTANCE)
+    assert told["manta_queue_length", labels] == 2
+    assert told["manta_busy_slots", labels] == 3
+    assert told["manta_batch_occupancy_ratio", labels] == 0.75
+    assert told["manta_kv_cache_usage_ratio", labels] == 0.25
+    assert told["manta_kv_cache_bytes", labels] == 4096
+    assert told["manta_model_replicas", (("model", "a"),)] == 1
+
+    await until(lambda: reports.snapshots)
+    await made.__del__()  # as Serve does: the instance's
+    first, *_, last = reports.snapshots
+    assert first.source == last.source and first.number < last.number
+    assert not any(name == "manta_model_replicas" for name, _ in last.samples), "the gauges are gone"
 
 
 async def test_an_encoders_replica_counts_requests_that_run() -> None:

@@ -33,8 +33,9 @@ def test_a_long_recording_has_no_seams() -> None:
     assert np.abs(samples[500:-500] - expected[500 : samples.size - 500]).max() < 0.01
 
 
-def test_nothing_stays_nothing() -> None:
-    assert resample(np.zeros(0, np.float32), 8_000, 16_000).size == 0
+@pytest.mark.parametrize(("samples", "rate"), [(0, 8_000), (1, 768_000)])
+def test_next_to_nothing_becomes_nothing(samples: int, rate: int) -> None:
+    assert resample(np.zeros(samples, np.float32), rate, 16_000).size == 0
 
 
 @pytest.mark.parametrize("rate", [-1, 0, 999, 10**9])

@@ -16,7 +16,7 @@ CONFIG = ModelConfig(name="a", backend="echo", num_cpus=0.1, num_gpus=0, paralle
 
 @pytest.mark.parametrize("task", REPLICAS)
 def test_every_replica_class_has_what_the_controller_asks_for(task: Task) -> None:
-    for method in ("stats", "close", "describe", "check_health"):
+    for method in ("stats", "close", "describe", "report", "check_health"):
         assert callable(getattr(REPLICAS[task], method))
     assert "__call__" not in vars(REPLICAS[task]), "every app's top deployment would open an HTTP port"
 

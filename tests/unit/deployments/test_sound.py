@@ -112,7 +112,7 @@ async def test_one_at_a_time_tenants_in_turn_and_no_more_than_may_wait() -> None
     await until(lambda: len(engine.asked) == 1)
     for tenant, text in (("a", "a1"), ("a", "a2"), ("b", "b1")):
         tasks.append(asyncio.create_task(one.compose(SoundRequest(text=text, tenant=tenant))))
-    await until(lambda: one.stats() == {"failed": 0, "slots_busy": 1, "queued": 3})
+    await until(lambda: one.stats() == {"failed": 0, "slots": 1, "slots_busy": 1, "queued": 3})
     with pytest.raises(Overloaded):
         await one.compose(SoundRequest(text="c1", tenant="c"))
     engine.go_on.set()

@@ -87,10 +87,10 @@ async def test_as_many_at_once_as_there_are_threads_and_the_loop_goes_on() -> No
     one = model(engine)
     requests = [asyncio.create_task(one.detect(VadRequest(audio=noise(16_000, 0, 1, 1)))) for _ in range(5)]
     await until(lambda: engine.running == 2)
-    assert one.stats() == {"failed": 0, "slots_busy": 2, "queued": 3}
+    assert one.stats() == {"failed": 0, "slots": 2, "slots_busy": 2, "queued": 3}
     engine.may_run.set()
     assert await asyncio.gather(*requests) == [[SpeechSpan(0, 1)]] * 5
     assert engine.most_running == 2
-    assert one.stats() == {"failed": 0, "slots_busy": 0, "queued": 0}
+    assert one.stats() == {"failed": 0, "slots": 2, "slots_busy": 0, "queued": 0}
     one.close()
     assert engine.closed

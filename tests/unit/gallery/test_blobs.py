@@ -13,8 +13,17 @@ import pytest
 
 from deployments.errors import ConfigInvalid, InsufficientStorage, StorageFailed
 from gallery import blobs as blobs_module
-from gallery import s3_blobs
-from gallery.blobs import ABANDONED_S, BLOCK, Blob, Blobs, BlobSettings, FolderBlobs, expire_for_ever, generated_images
+from gallery import folder_blobs, s3_blobs
+from gallery.blobs import (
+    Blob,
+    Blobs,
+    BlobSettings,
+    expire_for_ever,
+    gathered,
+    generated_images,
+    uploads,
+)
+from gallery.folder_blobs import ABANDONED_S, BLOCK, FolderBlobs
 from gallery.s3_blobs import S3Blobs
 from gallery.settings import DownloadSettings
 from tests.unit.waiting import until
@@ -28,18 +37,21 @@ class Place:
 
     blobs: Blobs
     names: Callable[[], set[str]]
+    half_written: Callable[[], int]
 
 
 @pytest.fixture(params=["folder", "s3"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     if request.param == "folder":
         location, names = str(tmp_path), lambda: names_in(tmp_path / "generated-images")
+        half_written = lambda: len(list(tmp_path.rglob(".*.partial")))  # noqa: E731
     else:
         bucket = request.getfixturevalue("bucket")
         location = "s3://weights/manta"
+        half_written = lambda: len(list(bucket.multipart_uploads.all()))  # noqa: E731
         names = lambda: {item.key.removeprefix("manta/generated-images/") for item in bucket.objects.all()}  # noqa: E731
     blobs = generated_images(BlobSettings(location, 3600))
-    yield Place(blobs, names)
+    yield Place(blobs, names, half_written)
     await blobs.close()
 
 
@@ -90,12 +102,90 @@ async def test_what_is_not_there(place: Place) -> None:
     assert place.names() == set()
 
 
+async def pieces(content: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+@pytest.mark.parametrize("size", [0, 5, 1 << 20, (5 << 20) - 1, 5 << 20, (10 << 20) + 7])
+async def test_what_was_put_as_it_came_is_found(place: Place, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(s3_blobs, "PART", 5 << 20)
+    whole = (IMAGE * (size // len(IMAGE) + 1))[:size]
+    assert await place.blobs.put_stream("a", pieces(whole)) == size
+    assert await content(await place.blobs.find("a")) == whole
+    assert place.names() == {"a"}
+    assert await place.blobs.put_stream("a", pieces(b"new")) == 3
+    assert await content(await place.blobs.find("a")) == b"new"
+
+
+async def test_parts_of_what_is_there(place: Place) -> None:
+    await place.blobs.put("a.png", IMAGE)
+    blob = await place.blobs.find("a.png")
+    assert blob is not None
+    for start, end in ((0, 1), (5, BLOCK + 5), (BLOCK, None), (len(IMAGE) - 1, len(IMAGE))):
+        async with aclosing(blob.read(start, end)) as blocks:
+            assert b"".join([block async for block in blocks]) == IMAGE[start:end]
+
+
+async def test_what_is_gone_when_it_is_read_is_said(place: Place) -> None:
+    await place.blobs.put("a.png", IMAGE)
+    blob = await place.blobs.find("a.png")
+    await place.blobs.delete("a.png")
+    with pytest.raises(StorageFailed):
+        await content(blob)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
+async def test_who_leaves_in_the_middle_leaves_nothing_to_find(
+    place: Place, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    monkeypatch.setattr(s3_blobs, "PART", 5 << 20)
+
+    async def cut() -> AsyncIterator[bytes]:
+        async for piece in pieces(IMAGE * 9, 6 << 20):
+            yield piece
+        raise error
+
+    with pytest.raises(error):
+        await place.blobs.put_stream("a", cut())
+    assert await place.blobs.find("a") is None
+    await place.blobs.discard("a")
+    await place.blobs.discard("a")
+    assert place.names() == set()
+    assert place.half_written() == 0
+
+
+async def test_gathered_blocks_have_one_size() -> None:
+    for content in (b"", b"1", b"1234", b"12345", b"123456789"):
+        for size in (1, 3, 4, 100):
+            blocks = [block async for block in gathered(pieces(content, size), 4)]
+            assert b"".join(blocks) == content
+            assert {len(block) for block in blocks[:-1]} <= {4}
+            assert all(0 < len(block) <= 4 for block in blocks[-1:])
+
+
+async def test_uploads_have_a_place_of_their_own(tmp_path: Path, bucket: Any) -> None:
+    for settings, name in ((BlobSettings(str(tmp_path), 9), "uploads/a"), (BlobSettings("", 9, str(tmp_path)), "a")):
+        assert await uploads(settings).put_stream("a", pieces(b"x")) == 1
+        assert (tmp_path / name).read_bytes() == b"x"
+    for location, key in (("s3://weights", "a"), ("s3://weights/", "a"), ("s3://weights/deep/er/", "deep/er/a")):
+        blobs = uploads(BlobSettings(str(tmp_path), 9, location))
+        assert blobs.ttl == 0
+        await blobs.put_stream("a", pieces(b"x"))
+        assert bucket.Object(key).content_length == 1
+        await blobs.close()
+
+
 async def test_names_lead_nowhere_else(place: Place, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"secret")
     for name in ("", ".", "..", "../a.png", "a/b.png", "/etc/passwd", ".a.png", "a\\b", "a\n", "a" * 201):
         assert await place.blobs.find(name) is None
         with pytest.raises(ValueError, match="can't be a blob's name"):
             await place.blobs.put(name, b"x")
+        with pytest.raises(ValueError, match="can't be a blob's name"):
+            await place.blobs.put_stream(name, pieces(b"x"))
+        with pytest.raises(ValueError, match="can't be a blob's name"):
+            await place.blobs.discard(name)
         with pytest.raises(ValueError, match="can't be a blob's name"):
             await place.blobs.delete(name)
     assert (tmp_path / "a.png").read_bytes() == b"secret"
@@ -138,6 +228,25 @@ async def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatc
     with pytest.raises(InsufficientStorage):
         await FolderBlobs(tmp_path, 0).put("a.png", b"x")
     assert names_in(tmp_path) == set()
+
+
+async def test_a_disk_that_becomes_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = folder_blobs.FileIO.write
+
+    class Full(folder_blobs.FileIO):
+        def write(self, block: Any) -> int:
+            if self.tell() >= 2 << 20:
+                raise OSError(28, "No space left on device")
+            return write(self, block[: 1 << 19])  # a disk may take a part
+
+    monkeypatch.setattr(folder_blobs, "FileIO", Full)
+    blobs = FolderBlobs(tmp_path, 0)
+    with pytest.raises(InsufficientStorage):
+        await blobs.put_stream("a", pieces(IMAGE * 9))
+    assert names_in(tmp_path) == {".a.partial"}
+    await blobs.discard("a")
+    await blobs.put_stream("a", pieces(IMAGE))
+    assert await content(await blobs.find("a")) == IMAGE
 
 
 async def test_a_folder_that_cannot_be_is_said(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from gallery.settings import DownloadSettings
 from gallery.sources.http import open_remote
 from gallery.space import Space
 from tests.file_server import FileServer
+from tests.unit.waiting import until
 
 U = 1 << 17
 """The sizes here are an eighth of what they'd be in megabytes, and those in the downloader are made so too."""
@@ -78,13 +79,6 @@ def keep(path: Path, count: int, then: bytes) -> None:
 
 def files_beside(path: Path) -> list[str]:
     return sorted(each.name for each in path.parent.iterdir())
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        await asyncio.sleep(0.005)
 
 
 # ---- whole -----------------------------------------------------------------------------------------------------------

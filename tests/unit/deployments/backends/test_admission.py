@@ -30,6 +30,20 @@ async def test_no_more_than_the_slots_are_in_and_tenants_take_turns() -> None:
     assert (admission.busy, admission.queued) == (0, 0)
 
 
+async def test_who_comes_in_is_told_how_long_it_waited() -> None:
+    admission = Admission(1)
+
+    async def second() -> float:
+        async with admission.slot("b") as waited:
+            return waited
+
+    async with admission.slot("a") as first:
+        waiting = asyncio.create_task(second())
+        await turns()
+        assert not waiting.done()
+    assert 0 <= first < await waiting
+
+
 async def test_who_leaves_while_waiting_is_not_let_in() -> None:
     admission, entered, leave = Admission(1), list[str](), asyncio.Event()
     inside = asyncio.create_task(hold(admission, "inside", entered, leave))

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -18,20 +18,10 @@ from deployments.backends.token_stream import TokenStream
 from deployments.errors import EngineError, InvalidRequest
 
 from .fake_decoder import FakeDecoder, FakeSampler, answer
-
-SECONDS_PER_TOKEN = 0.002
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
+from .scheduler_bench import SECONDS_PER_TOKEN, SchedulerBench
 
 
-class Bench:
-    """A scheduler with its fake decoder, and what every job got."""
-
+class Bench(SchedulerBench):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -42,21 +32,22 @@ class Bench:
         archive_bytes: int = 0,
         **fake,
     ):
+        super().__init__()
         self.loop = loop
         self.decoder = FakeDecoder(cells, **fake)
         self.slots = Slots(
             self.decoder, slots, idle_cells=idle_cells, spread_cells=spread_cells, archive_bytes=archive_bytes
         )
-        self.scheduler = Scheduler(self.decoder, self.slots, clock=self._clock)
-        self.tokens: dict[Job, list[int]] = {}
-        self.ends: dict[Job, str | Exception] = {}
-        self._time = 0.0
+        self.scheduler = Scheduler(self.decoder, self.slots, clock=self.clock)
+
+    @property
+    def computed(self) -> int:
+        return self.decoder.batch.size
 
     def submit(self, prompt: Sequence[int], count: int, tenant: str = "", stop_at: int | None = None) -> Job:
         sampler = FakeSampler(self.decoder, stop_at)
         job = Job(list(prompt), len(prompt) + count, sampler, TokenStream(self.loop), tenant)
-        self.tokens[job] = []
-        self.scheduler.submit(job)
+        self.add(job)
         return job
 
     def submit_with_media(self, pieces: Sequence[Sequence[int]], count: int, *, causal: bool = True) -> Job:
@@ -67,32 +58,13 @@ class Bench:
         parts = [row_ids(bytes(piece), len(piece)) if i % 2 else piece for i, piece in enumerate(pieces)]
         ids = [item for part in parts for item in part]
         job = Job(ids, len(ids) + count, FakeSampler(self.decoder), TokenStream(self.loop), spans=spans)
-        self.tokens[job] = []
-        self.scheduler.submit(job)
+        self.add(job)
         return job
 
     def step(self) -> list[Output]:
-        outputs = list(self.scheduler.step())
-        for job, token, finish_reason, error in outputs:
-            assert job not in self.ends
-            if token is not None:
-                self.tokens[job].append(token.id)
-            if end := finish_reason or error:
-                self.ends[job] = end
+        outputs = super().step()
         assert self.decoder.used == self.scheduler.stats()["kv_cells_used"]
         return outputs
-
-    def run(self, most: int = 10_000) -> None:
-        for _ in range(most):
-            if self.scheduler.idle:
-                return
-            self.step()
-        raise AssertionError("still busy")
-
-    def _clock(self) -> float:
-        """Every second reading is that of a batch's end."""
-        self._time += SECONDS_PER_TOKEN * self.decoder.batch.size
-        return self._time
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -283,6 +255,17 @@ def test_cells_run_out_while_generating(loop) -> None:
     bench.run()
     for seed, job in enumerate(jobs):
         assert bench.tokens[job] == answer(prompt(10, seed), 60)
+
+
+def test_a_wait_ends_with_the_first_admission(loop) -> None:
+    bench = Bench(loop, cells=60, slots=2)
+    jobs = [bench.submit(prompt(10, seed), 30) for seed in range(3)]
+    bench.step()
+    assert [job.started for job in jobs] == [True, True, False]
+    waited = [job.queue_seconds for job in jobs[:2]]
+    bench.run()
+    assert [job.queue_seconds for job in jobs[:2]] == waited, "also of who had to make room, and came again"
+    assert jobs[2].started
 
 
 def test_the_oldest_is_never_preempted(loop) -> None:

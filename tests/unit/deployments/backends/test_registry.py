@@ -31,22 +31,22 @@ def test_an_unknown_backend_is_refused_with_those_that_exist() -> None:
 
 
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Backend({Task.SPEECH: "none.such:Engine"}, requires="no_such_package", extra="tts")
+    row = Backend({Task.SPEECH: "none.such:Engine"}, requires=("no_such_package",), extra="tts")
     monkeypatch.setitem(registry.BACKENDS, "piper", row)
     with pytest.raises(BackendNotInstalled, match="make install-tts"):
         engine_class("piper", Task.SPEECH)
 
 
 def test_of_several_packages_the_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Backend({Task.SPEECH: "none.such:Engine"}, requires="json no_such_package", extra="tts")
+    row = Backend({Task.SPEECH: "none.such:Engine"}, requires=("json", "no_such_package"), extra="tts")
     monkeypatch.setitem(registry.BACKENDS, "piper", row)
     with pytest.raises(BackendNotInstalled, match='"no_such_package"'):
         engine_class("piper", Task.SPEECH)
 
 
 def test_a_backend_asked_for_what_it_cannot_do_says_what_it_can() -> None:
-    with pytest.raises(ConfigInvalid, match="can't do speech: it is for chat"):
-        engine_class("echo", Task.SPEECH)
+    with pytest.raises(ConfigInvalid, match="can't do speech: it is for image"):
+        engine_class("diffusers", Task.SPEECH)
 
 
 def test_weights_find_their_backend_by_suffix() -> None:

@@ -2,18 +2,17 @@
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from deployments.backends.base import Token
-from deployments.backends.jobs import Output
 from deployments.backends.token_stream import TokenStream
 from deployments.backends.transformers_batching import DecodeFailed, PromptJob, Scheduler
 from deployments.errors import EngineError, InvalidRequest
 
-SECONDS_PER_TOKEN = 0.002
+from .scheduler_bench import SECONDS_PER_TOKEN, SchedulerBench
 
 
 def answer(ids: Sequence[int]) -> int:
@@ -102,16 +101,7 @@ class FakeSampler:
         self.closed += 1
 
 
-@pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
-
-
-class Bench:
-    """A scheduler with its fake decoder, and what every job got."""
-
+class Bench(SchedulerBench):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -120,12 +110,14 @@ class Bench:
         batch_tokens: int = 256,
         **fake: bool,
     ) -> None:
+        super().__init__()
         self.loop = loop
         self.decoder = FakeDecoder(**fake)
-        self.scheduler = Scheduler(self.decoder, slots=slots, cells=cells, batch_tokens=batch_tokens, clock=self._clock)
-        self.tokens: dict[PromptJob, list[int]] = {}
-        self.ends: dict[PromptJob, str | Exception] = {}
-        self._time = 0.0
+        self.scheduler = Scheduler(self.decoder, slots=slots, cells=cells, batch_tokens=batch_tokens, clock=self.clock)
+
+    @property
+    def computed(self) -> int:
+        return self.decoder.computed
 
     def submit(
         self,
@@ -140,33 +132,12 @@ class Bench:
         sampler = FakeSampler(stop_at, refuse_at)
         stream = TokenStream(self.loop)
         job = PromptJob(list(prompt), len(prompt) + count, sampler, stream, tenant, inputs=inputs or {})
-        self.tokens[job] = []
-        self.scheduler.submit(job)
+        self.add(job)
         return job
 
-    def step(self) -> list[Output]:
-        outputs = list(self.scheduler.step())
-        for job, token, finish_reason, error in outputs:
-            assert isinstance(job, PromptJob)
-            assert job not in self.ends
-            if token is not None:
-                self.tokens[job].append(token.id)
-            if end := finish_reason or error:
-                self.ends[job] = end
-        return outputs
-
     def run(self, most: int = 10_000) -> None:
-        for _ in range(most):
-            if self.scheduler.idle:
-                assert self.decoder.rows == []
-                return
-            self.step()
-        raise AssertionError("still busy")
-
-    def _clock(self) -> float:
-        """Every second reading is that of a batch's end."""
-        self._time += SECONDS_PER_TOKEN * self.decoder.computed
-        return self._time
+        super().run(most)
+        assert self.decoder.rows == []
 
 
 def expected(prompt: Sequence[int], count: int) -> list[int]:
@@ -274,6 +245,17 @@ def test_the_youngest_makes_room_and_goes_on_later(loop: asyncio.AbstractEventLo
     assert list(bench.ends) == [old, young]
     assert bench.tokens[old] == expected([1] * 10, 60)
     assert bench.tokens[young] == expected([2] * 10, 60)
+
+
+def test_a_wait_ends_with_the_first_admission(loop: asyncio.AbstractEventLoop) -> None:
+    bench = Bench(loop, cells=100, slots=2)
+    jobs = [bench.submit([seed] * 10, 60) for seed in range(3)]
+    bench.step()
+    assert [job.started for job in jobs] == [True, True, False]
+    waited = [job.queue_seconds for job in jobs[:2]]
+    bench.run()
+    assert [job.queue_seconds for job in jobs[:2]] == waited, "also of who had to make room, and came again"
+    assert jobs[2].started
 
 
 def test_what_has_no_room_waits(loop: asyncio.AbstractEventLoop) -> None:

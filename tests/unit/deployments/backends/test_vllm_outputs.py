@@ -40,7 +40,7 @@ class Output:
 
 
 def maker(top: int | None = None, *, has_media: bool = False) -> GroupMaker:
-    return GroupMaker(cast("HfVocab", Letters()), top, has_media=has_media)
+    return GroupMaker(cast("HfVocab", Letters()), top, has_media=has_media, queue_seconds=0.5)
 
 
 def group(completion: Completion, **options: Any) -> TokenGroup:
@@ -57,11 +57,11 @@ def test_the_last_token_before_a_limit_is_part_of_it() -> None:
     assert ([token.text for token in made.tokens], made.finish_reason) == ([b"a", b"b"], "length")
 
 
-def test_the_first_group_alone_tells_of_the_prompt() -> None:
+def test_the_first_group_alone_tells_of_the_prompt_and_the_wait() -> None:
     making = maker(has_media=True)
     first, second = (making.group(Output([Completion([1])])) for _ in range(2))
-    assert (first.cached_tokens, first.prompt_tokens) == (2, 3)
-    assert (second.cached_tokens, second.prompt_tokens) == (0, None)
+    assert (first.cached_tokens, first.prompt_tokens, first.queue_seconds) == (2, 3, 0.5)
+    assert (second.cached_tokens, second.prompt_tokens, second.queue_seconds) == (0, None, None)
     assert group(Completion([1])).prompt_tokens is None, "the chat core has counted a prompt of text"
 
 

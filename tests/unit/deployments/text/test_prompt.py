@@ -181,6 +181,11 @@ def test_calls_and_results_pass_through(tmp_path: Path) -> None:
     call: dict[str, Any] = {"role": "assistant", "tool_calls": [CALL]}
     messages = [call, {"role": "tool", "tool_call_id": "c1", "content": "3"}]
     assert builder(tmp_path, jinja).chat(messages).text == "Truefc1:3"
+    older: dict[str, Any] = {"role": "assistant", "content": None, "function_call": CALL["function"]}
+    made = f"call_{0:024}"
+    assert builder(tmp_path, jinja).chat([older, {"role": "function", "name": "f", "content": "3"}]).text == (
+        f"Truef{made}:3"
+    )
 
 
 def test_tools_that_the_model_s_template_does_not_write_are_told(tmp_path: Path) -> None:
@@ -192,6 +197,8 @@ def test_tools_that_the_model_s_template_does_not_write_are_told(tmp_path: Path)
     call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     told = prompts.chat([*HELLO, call, {"role": "tool", "tool_call_id": "c1", "content": "3"}]).text
     assert told.endswith('[user]hello[assistant]{"name": "f", "arguments": {"q": 1}}[user]Result of f: 3')
+    older = {"role": "assistant", "content": None, "function_call": CALL["function"]}
+    assert prompts.chat([*HELLO, older, {"role": "function", "name": "f", "content": "3"}]).text == told
 
 
 def test_tools_that_the_model_s_template_writes_are_its_own_affair(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deployments.text.template_traits import TemplateTraits
-from deployments.text.tool_messages import as_template_reads, as_text, in_parts, with_instructions
+from deployments.text.tool_messages import as_template_reads, as_text, in_parts, in_tool_calls, with_instructions
 
 TRAITS = TemplateTraits(
     tools=True,
@@ -70,6 +70,30 @@ def test_what_came_in_is_not_changed() -> None:
     as_template_reads([message], dataclasses.replace(TRAITS, short_ids=True, null_content=False))
     as_text([message])
     assert message == calls(call())
+
+
+def test_a_function_call_becomes_a_tool_call_and_a_function_a_tool() -> None:
+    function = {"name": "weather", "arguments": '{"city": "Roma"}'}
+    first = {"role": "assistant", "content": "", "function_call": function}
+    result = {"role": "function", "name": "weather", "content": "22 °C"}
+    again = [{"role": "assistant", "content": "Once more.", "function_call": function}, result]
+    called, answered, called_again, answered_again = in_tool_calls([first, result, *again])
+    ids = [f"call_{place:024}" for place in (0, 2)]
+    assert called == calls(call(call_id=ids[0]))
+    assert answered == {**result, "role": "tool", "tool_call_id": ids[0]}
+    assert called_again == calls(call(call_id=ids[1]), content="Once more.")
+    assert answered_again["tool_call_id"] == ids[1]
+    assert first == {"role": "assistant", "content": "", "function_call": function}, "what came in is not changed"
+
+
+def test_a_result_that_names_its_function_alone_finds_its_call() -> None:
+    [_, result] = in_tool_calls([calls(call()), {"role": "tool", "name": "weather", "content": "22 °C"}])
+    assert result["tool_call_id"] == ID
+
+
+def test_messages_of_the_newer_form_stay() -> None:
+    messages = [{"role": "user", "content": "?"}, {**calls(call()), "function_call": None}, RESULT]
+    assert in_tool_calls(messages) == messages
 
 
 def test_as_text_a_call_is_the_json_that_was_asked_for_and_a_result_names_its_tool() -> None:
