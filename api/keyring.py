@@ -22,8 +22,8 @@ class Keyring:
     """Which keys there are. Keeps SHA-256 digests, never a key.
 
     Without keys the server is open to all. Once it has had one it is never open again, but by a restart: were all keys
-    taken away, or did their file get lost, nobody would pass. A file that can't be read leaves the keys as they are, and
-    closes a server that was open.
+    taken away, or did their file get lost, nobody would pass. A file that can't be read leaves the keys as they are,
+    and closes a server that was open.
     """
 
     def __init__(self, settings: Settings, *, guarded: bool = False) -> None:

@@ -59,8 +59,8 @@ def complaints() -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def cache_bytes() -> Iterator[Callable[[], int]]:
-    """Inside the block, the yielded function tells the bytes that llama.cpp has set aside for sequences since its start,
-    in this thread. By its log, to 0.01 MiB: it has no call for that."""
+    """Inside the block, the yielded function tells the bytes that llama.cpp has set aside for sequences since the block
+    began, in this thread. By its log, to 0.01 MiB: it has no call for that."""
     _said.cache_sizes.clear()
     yield lambda: round(sum(_said.cache_sizes) * 2**20)
 

@@ -54,7 +54,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
 
 
 OWN_PATHS = re.compile(
-    "/|/v2/rerank|/tts|/generated-images/{name}|/version|/healthz|/readyz|/system|/api/p2p(/token)?|/api/keys|/stores/(set|get|find|delete)|/models/(reload|apply|import-uri|available|galleries|delete/{name}|jobs(/{uuid}.*)?)"
+    "/|/v2/rerank|/tts|/generated-images/{name}|/version|/healthz|/readyz|/system|/api/p2p(/token)?|/api/keys|/metrics|/stores/(set|get|find|delete)|/models/(reload|apply|import-uri|available|galleries|delete/{name}|jobs(/{uuid}.*)?)"
 )
 
 
