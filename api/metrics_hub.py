@@ -70,6 +70,7 @@ class MetricsHub:
         if source is None or snapshot.number > source.last.number:
             source = self._sources[snapshot.source] = _Source(snapshot, 0.0)
             self._unsaved.add(snapshot.source)
+            self._gone.discard(snapshot.source)
         source.heard = self._now()
 
     async def total(self) -> Samples:
@@ -95,7 +96,7 @@ class MetricsHub:
             except NotReady as error:
                 logger.warning("what was counted could not be stored: %s", error.message)
                 self._unsaved |= names & self._sources.keys()
-                self._gone |= gone
+                self._gone |= gone - self._sources.keys()
 
     def bury(self) -> None:
         """Add up those that have been silent for long."""

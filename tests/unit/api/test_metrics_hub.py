@@ -198,3 +198,15 @@ async def test_no_schedule_of_kills_makes_a_counter_go_back(store: MetricsStore,
                     total = (await hub.total()).get(TOKENS, 0.0)
                     assert total >= shown
                     shown = total
+
+
+async def test_one_that_was_taken_for_dead_too_early_loses_nothing(store: MetricsStore, clock: Clock) -> None:
+    async with running(store, clock) as hub:
+        hub.take(Snapshot("p", 1, {TOKENS: 10.0}))
+        await hub.total()
+        clock.now += DEAD_S + 1
+        hub.bury()
+        hub.take(Snapshot("p", 2, {TOKENS: 11.0}))  # it was only paused, and is back before anything is stored
+        shown = await hub.total()
+    async with running(store, clock) as hub:
+        assert await hub.total() == shown
