@@ -20,6 +20,9 @@ REQUESTS = "requests"
 TOKENS = "tokens"
 """What a key may have a limit of, per minute."""
 
+TENANT_DIGITS = 12
+"""Of a key's SHA-256, in hexadecimal: by them a key goes in logs and in the fair queues."""
+
 
 class Role(StrEnum):
     """What a key may do."""
@@ -103,7 +106,7 @@ class KeyRow(Section):
         return self.model_copy(update={"key": None, "sha256": self.digest()})
 
     def to_key(self) -> Key:
-        tenant = self.digest()[:12]
+        tenant = self.digest()[:TENANT_DIGITS]
         limits = {REQUESTS: self.requests_per_minute, TOKENS: self.tokens_per_minute}
         return Key(
             self.name or f"key-{tenant[:6]}",
