@@ -1,7 +1,8 @@
 """Engines of sound and images without a model, for tests and load work: what comes out tells what went in.
 
 What they are told comes in the config's `options`, each `key:value`, beside those of `echo` that concern loading:
-`delay` (seconds: a sentence, a second of audio heard or made, a step of an image), `answer` (what is heard).
+`delay` (seconds: a sentence, a second of audio heard or made), `answer` (what is heard). Images have none: their
+deployment knows all options there are.
 """
 
 import time
@@ -137,7 +138,6 @@ class EchoPainter(_EchoMedia):
     ) -> "list[NDArray[np.uint8] | None]":
         images = [_painted(picture) for picture in batch]
         for done in range(1, batch[0].steps + 1):
-            time.sleep(self._delay)
             if not any(step(done, batch[0].steps, images.__getitem__)):
                 return [None] * len(batch)
         return list(images)

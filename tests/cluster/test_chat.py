@@ -98,6 +98,18 @@ async def test_200_clients_that_vanish_leave_nothing_behind(server: Server) -> N
     assert replica.memory_info().rss - before < 16 * 2**20
 
 
+def test_a_client_that_leaves_before_a_whole_answer_leaves_nothing_behind(server: Server) -> None:
+    """Without an end: five minutes of work."""
+    server.write_model("ages", options='["delay:1"]')
+    body = {"model": "ages", "messages": [{"role": "user", "content": "a" * 300}]}
+    with server.client() as client:
+        client.post("/backend/load", json={"model": "ages"}).raise_for_status()
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/chat/completions", json=body, timeout=httpx.Timeout(60, read=1))
+    eventually(lambda: server.in_flight("ages") == 0, seconds=20)
+    server.remove_model("ages")
+
+
 def test_an_error_in_the_middle_of_a_stream_is_an_event(server: Server) -> None:
     body = {"model": "echo-fails", "messages": [{"role": "user", "content": "hello"}], "stream": True}
     with server.client() as client:
