@@ -108,7 +108,7 @@ class Controller(ModelController):
         self._observing = asyncio.create_task(observe_for_ever("controller", node), name="observe process")
         BUILD_INFO.labels(__version__).set(1)
         await self.start()
-        self._hub.start(self.installed())
+        self._hub.start()
         # Serve awaits it when the replica is to end. On the instance the interpreter never calls it, unawaited.
         self.__del__ = self._store
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from api.metrics_store import MetricsStore
 from deployments.errors import NotReady
-from deployments.samples import Samples, Snapshot, added, counts, of_models
+from deployments.samples import Samples, Snapshot, added, counts
 from gallery.threads import in_thread
 
 logger = logging.getLogger("manta.metrics")
@@ -53,9 +53,9 @@ class MetricsHub:
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, installed: frozenset[str]) -> None:
-        """Go on with what was counted before, but for models that aren't `installed` any more."""
-        self._begin(self._look_after(installed))
+    def start(self) -> None:
+        """Go on with what was counted before, also of models that are gone: what was shown once stays."""
+        self._begin(self._look_after())
 
     async def stop(self) -> None:
         """What was counted last is stored."""
@@ -110,15 +110,15 @@ class MetricsHub:
         self._unsaved = (self._unsaved - set(dead)) | {THE_DEAD}
         self._gone |= set(dead)
 
-    async def _look_after(self, installed: frozenset[str]) -> None:
+    async def _look_after(self) -> None:
         while not self._read:
-            await self._recall(installed)
+            await self._recall()
         while True:
             await asyncio.sleep(SAVE_S)
             self.bury()
             await self.save()
 
-    async def _recall(self, installed: frozenset[str]) -> None:
+    async def _recall(self) -> None:
         """Models are served meanwhile, however long the database takes."""
         try:
             stored = await in_thread(self._store.load)
@@ -127,7 +127,6 @@ class MetricsHub:
             await asyncio.sleep(SAVE_S)
             return
         for snapshot in stored:
-            snapshot.samples = of_models(snapshot.samples, installed)
             known = self._sources.get(snapshot.source)
             if known is None or known.last.number < snapshot.number:
                 self._sources[snapshot.source] = _Source(snapshot, self._now())

@@ -124,10 +124,6 @@ class ModelController:
         """Ids of the Ray nodes that ingresses run on."""
         return self._ingresses.nodes()
 
-    def installed(self) -> frozenset[str]:
-        """Names of models."""
-        return frozenset(self._models)
-
     def count_models(self) -> None:
         """Bring the metrics of how many are in which state up to date."""
         states = Counter(model.state for model in self._models.values())

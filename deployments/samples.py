@@ -71,8 +71,3 @@ def added(parts: Iterable[Samples]) -> Samples:
             before = total.get(key, 0.0)
             total[key] = max(before, value) if key[0] in OF_MACHINES else before + value
     return total
-
-
-def of_models(samples: Samples, installed: frozenset[str]) -> Samples:
-    """Without those of models that aren't installed."""
-    return {key: value for key, value in samples.items() if dict(key[1]).get("model") in (None, *installed)}

@@ -18,7 +18,6 @@ from tests.unit.waiting import until
 TOKENS: Key = "manta_completion_tokens_total", (("model", "a"),)
 BUCKET: Key = "manta_request_seconds_bucket", (("model", "a"), ("task", "chat"), ("le", "0.5"))
 WAITING: Key = "manta_queue_length", (("model", "a"), ("replica", "x"))
-INSTALLED = frozenset({"a"})
 
 
 class Clock:
@@ -42,7 +41,7 @@ def store(tmp_path: Path) -> MetricsStore:
 async def running(store: MetricsStore, clock: Clock) -> AsyncGenerator[MetricsHub, None]:
     """A hub that has read what was stored. At the end it is killed: nothing more is stored."""
     hub = MetricsHub(store, clock)
-    hub.start(INSTALLED)
+    hub.start()
     await until(lambda: hub._read)
     try:
         yield hub
@@ -99,16 +98,6 @@ async def test_what_was_shown_outlives_the_controller(store: MetricsStore, clock
         assert await hub.total() == {TOKENS: 6.0}, "which tells all when it lives"
 
 
-async def test_series_of_models_that_are_gone_end_with_the_controller(store: MetricsStore, clock: Clock) -> None:
-    gone: Key = "manta_completion_tokens_total", (("model", "gone"),)
-    calls: Key = "api_call_count", (("method", "GET"), ("path", "/v1/models"))
-    async with running(store, clock) as hub:
-        hub.take(Snapshot("p", 1, {TOKENS: 5.0, gone: 1.0, calls: 2.0}))
-        assert gone in await hub.total()
-    async with running(store, clock) as hub:
-        assert await hub.total() == {TOKENS: 5.0, calls: 2.0}
-
-
 async def test_nothing_is_shown_before_the_past_is_known(
     store: MetricsStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +112,7 @@ async def test_nothing_is_shown_before_the_past_is_known(
 
     monkeypatch.setattr(store, "load", away)
     hub = MetricsHub(store, clock)
-    hub.start(INSTALLED)
+    hub.start()
     hub.take(Snapshot("q", 1, {TOKENS: 1.0}))
     await until(lambda: len(asked) > 1)
     with pytest.raises(NotReady, match="not been read yet"):

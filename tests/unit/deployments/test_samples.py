@@ -1,13 +1,12 @@
 """What a process has counted: snapshots, when there is news, and sums."""
 
-import math
 import pickle
 
 import pytest
 
 from deployments import samples as module
 from deployments.metrics import COLD_STARTS, MODEL_LOAD_SECONDS, MODEL_REPLICAS, PROCESS_MEMORY
-from deployments.samples import HEARTBEAT_S, Key, Recorder, Samples, added, counts, of_models
+from deployments.samples import HEARTBEAT_S, Key, Recorder, Samples, added, counts
 
 
 def key(name: str, **labels: str) -> Key:
@@ -73,4 +72,3 @@ def test_samples_add_up_and_machines_are_not_counted_twice() -> None:
     assert total == {gpu: 80.0, replicas: 2.0, starts: 5.0, key("manta_cold_starts_total", model="b"): 1.0}
     assert counts(total) == {starts: 5.0, key("manta_cold_starts_total", model="b"): 1.0}
     assert added([]) == {}
-    assert math.isclose(sum(of_models(total, frozenset({"b"})).values()), 81.0), "no series of a; the GPU stays"
