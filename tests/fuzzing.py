@@ -61,6 +61,8 @@ class Outcome:
 
     findings: list[str] = field(default_factory=list)
     """What is wrong, each with the request that shows it."""
+    errors: list[str] = field(default_factory=list)
+    """What schemathesis itself could not do."""
     statuses: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     """Operation → how often it answered with each status."""
 
@@ -76,7 +78,7 @@ def fuzz(schema: BaseSchema) -> Outcome:
             failed = (check.failure_info for checks in recorder.checks.values() for check in checks)
             outcome.findings += [f"{recorder.label}: {it.failure}\n{it.code_sample}" for it in failed if it]
         elif isinstance(event, events.NonFatalError):
-            outcome.findings.append(f"{event.label}: {event.info.format()}")
+            outcome.errors.append(f"{event.label}: {event.info.format()}")
         elif isinstance(event, events.FatalError):
             raise event.exception
     return outcome

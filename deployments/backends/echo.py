@@ -16,8 +16,12 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 from deployments.backends.base import Generate, Progress, Token, TokenGroup, TokenLogprob
+from deployments.backends.request_checks import check_ids
 from deployments.config import ModelConfig
-from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest, ModelLoadFailed
+from deployments.errors import ContextLengthExceeded, EngineError, ModelLoadFailed
+
+BYTES = 256
+"""Tokens there are."""
 
 
 class Echo:
@@ -47,11 +51,11 @@ class Echo:
         return list(text.encode())
 
     def detokenize(self, tokens: list[int]) -> bytes:
+        check_ids(tokens, BYTES, "tokens")
         return bytes(tokens)
 
     async def generate(self, request: Generate) -> AsyncGenerator[TokenGroup, None]:
-        if bad := next((t for t in request.tokens if not 0 <= t < 256), None):
-            raise InvalidRequest(f"token id {bad} is out of range: this model has 256 tokens").at("prompt")
+        check_ids(request.tokens, BYTES, "prompt")
         prompt = list(self._seen(request)) if request.media else request.tokens
         if len(prompt) >= self.context_size:
             raise ContextLengthExceeded(

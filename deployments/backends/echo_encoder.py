@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from deployments.backends.base import Progress, Tokens
-from deployments.backends.echo import load_options
+from deployments.backends.echo import BYTES, load_options
 from deployments.config import ModelConfig
 from deployments.errors import ContextLengthExceeded, EngineError, InvalidRequest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-BYTES = 256
 
 
 class _EchoEncoder:

@@ -33,6 +33,8 @@ def run(server: Server, seconds: int, seed: int) -> set[str]:
             if (title := finding.partition("\n")[0]) not in found:
                 found.add(title)
                 say(finding)
+        for error in outcome.errors:
+            say(f"schemathesis: {error}")
         statuses.update(sum(outcome.statuses.values(), Counter()))
         seed += 1
     say(f"{statuses.total()} answers: {dict(sorted(statuses.items()))}")

@@ -372,3 +372,9 @@ async def test_media_that_the_model_does_not_read_are_refused(tmp_path: Path) ->
     )
     with pytest.raises(UnsupportedParameter, match="echo takes no images"):
         await model(tmp_path, ["media:audio"]).chat(request)
+
+
+@pytest.mark.parametrize("echo", [False, True])
+async def test_tokens_that_the_model_does_not_have_are_refused(tmp_path: Path, echo: bool) -> None:
+    with pytest.raises(InvalidRequest, match="1081 is no token"):
+        await model(tmp_path).complete(CompletionRequest(prompts=[[97, 1081]], echo=echo))
