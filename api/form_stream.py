@@ -52,12 +52,10 @@ async def text(part: Part, limit: int) -> str:
         value += block
         if len(value) > limit:
             raise InvalidRequest(f"Invalid '{part.name}': expected at most {limit} bytes.").at(part.name)
-    try:
-        if b"\0" not in value:
-            return value.decode()
-    except UnicodeDecodeError:
-        pass
-    raise InvalidRequest(f"Invalid '{part.name}': expected text in UTF-8, without NUL.").at(part.name)
+    decoded = value.decode(errors="replace")
+    if "\0" in decoded or decoded.encode() != value:
+        raise InvalidRequest(f"Invalid '{part.name}': expected text in UTF-8, without NUL.").at(part.name)
+    return decoded
 
 
 @dataclass(frozen=True, slots=True)
